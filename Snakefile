@@ -1,0 +1,38 @@
+# The paper as one workflow. Type a target: data, complexity, table1 ... table7, ablations, figures, report, all.
+from snakemake.utils import min_version
+
+min_version("9.18")
+
+
+configfile: "config/config.yaml"
+configfile: "config/runs.yaml"
+configfile: "config/tables.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        REPORT,
+        evaluations("all"),
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/start.smk"
+
+
+# table1 ... table7, ablations (all tables but the first), figures, table1_released: each trains and evaluates what it
+# shows, and brings the report up to date.
+for target in TARGETS:
+
+    rule:
+        name:
+            target
+        input:
+            REPORT,
+            evaluations(target),

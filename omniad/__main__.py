@@ -1,0 +1,5 @@
+import sys
+
+from omniad.cli import main
+
+sys.exit(main())

@@ -1,0 +1,342 @@
+"""Every setting once: its type, its default and what it means.
+
+The defaults are the paper's protocol; `config/config.yaml` spells them out and adds the data sets, `config/runs.yaml`
+the trained configurations, `config/tables.yaml` the tables. An overlay (`--config FILE`, or Snakemake's `--configfile`)
+changes single keys of that. Unknown keys and wrong types are refused with the key's path, so a typo never trains the
+wrong model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from omniad.errors import UserError
+
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "config"
+DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
+
+Encoder = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
+Learnable = Literal["q", "kv", "none", "skip"]
+Branches = Literal["both", "global", "local"]
+S = TypeVar("S", bound=BaseModel)
+
+
+def _square(tokens: int) -> int:
+    if math.isqrt(tokens) ** 2 != tokens:
+        raise ValueError("must be a square (16, 36, 64, 100), because the tokens are laid out as a grid")
+    return tokens
+
+
+def _unique(values: list) -> list:
+    if len(set(values)) != len(values):
+        raise ValueError("must not name anything twice")
+    return values
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, no unknown keys, no silent conversion ("3" is not 3)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DownloadSettings(Section):
+    """What is fetched, and where it belongs. A file or folder put there by hand is used as it is."""
+
+    title: str = Field(description="name in tables and messages")
+    folder: str = Field(description="the extracted data set (relative to the working folder)")
+    url: str = Field(default="", description="address of the archive, or the page where a person finds it")
+    mirrors: list[str] = Field(default=[], description="further addresses of the same archive")
+    hub: str = Field(default="", description="its name on the Hugging Face hub, if it is fetched from there")
+    archive: str = Field(default="", description="where the archive belongs; a folder for several. Empty: no download")
+    size_bytes: int = Field(default=0, ge=0, description="of the archive; with `hub` about, of all files; 0: unknown")
+    sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$", description="of the archive; empty: not published")
+    licence: str = Field(default="", description="shown when it is fetched, and recorded")
+
+
+class SourceSettings(DownloadSettings):
+    """Where one data set comes from and how it is read."""
+
+    layout: Literal["mvtec", "visa", "realiad"] = Field(description="how its files are laid out")
+    counts: str = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
+    resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which of its versions")
+    views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(default=[], description="Real-IAD: which; empty: all")
+    miniature: bool = Field(
+        default=False, description="made by `omniad miniature`; its accuracies compare with nothing"
+    )
+
+
+class DataSettings(Section):
+    prepared: str = Field(default="data/prepared", description="folder of the indexes and packs")
+    weights: str = Field(default="data/weights", description="folder of the encoder weights")
+    image_size: int = Field(default=256, ge=64, multiple_of=32, description="side of the resized square image, pixels")
+
+    def pack_folder(self, dataset: str) -> Path:
+        """Where a data set's images lie at this resolution, or will."""
+        return Path(self.prepared, dataset, str(self.image_size))
+
+
+class ModelSettings(Section):
+    variant: Literal["equations", "released"] = Field(
+        default="equations", description="the paper's equations, or what the authors' code computes"
+    )
+    encoder: Encoder = Field(default="resnet34", description="frozen feature extractor (Table VII)")
+    encoder_width: int = Field(
+        default=64, ge=8, multiple_of=8, description="channels of the encoder's stem; 64 is full size"
+    )
+    encoder_weights: str = Field(
+        default="imagenet",
+        description="imagenet (torchvision), timm (the released code's), miniature, random, or a file",
+    )
+    first_attention: Learnable = Field(default="q", description="what learnable tokens replace in the first attention")
+    second_attention: Learnable = Field(default="kv", description="the same for the second; skip leaves it out")
+    tokens: Annotated[int, Field(ge=1), AfterValidator(_square)] = Field(default=64, description="learnable tokens T")
+    heads: int = Field(default=8, ge=1, description="attention heads H")
+    branches: Branches = Field(default="both", description="both, or the global or the local branch alone (Table V)")
+    depths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=4, max_length=4)] = Field(
+        default=[3, 9, 9, 7], description="Omni-blocks in each of the decoder's four stages, coarsest first"
+    )
+    jitter: float = Field(
+        default=20.0, ge=0, description="scale of the noise on the neck's output in training; 0 is off"
+    )
+    projection: Literal["random", "none"] = Field(
+        default="random", description="output projection of `released`: drawn anew at every call, or left out"
+    )
+
+
+class TrainingSettings(Section):
+    epochs: int = Field(default=500, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's")
+    weight_decay: float = Field(default=1e-4, ge=0, description="not on biases and other 1-D parameters")
+    decay_at: float = Field(default=0.8, gt=0, le=1, description="fraction of the epochs after which the rate drops")
+    decay_factor: float = Field(default=0.1, gt=0, le=1)
+    clip_norm: float = Field(default=5.0, ge=0, description="largest global gradient norm; 0 is off")
+    loss: Literal["mean", "eq6"] = Field(
+        default="mean", description="mean squared error, or equation 6 as printed (not divided by the channels)"
+    )
+    cache_gib: float = Field(
+        default=4.0,
+        ge=0,
+        description="the encoder's features stay in memory up to this size, GiB; 0 computes them anew",
+    )
+
+
+class EvaluationSettings(Section):
+    batch_size: int = Field(default=16, ge=1)
+    sigma: float = Field(
+        default=4.0, ge=0, description="of the Gaussian that smooths the anomaly map, pixels; 0 is off"
+    )
+
+
+class RunChange(Section):
+    """What one run changes of the defaults; `per_dataset` changes more on single data sets."""
+
+    model: dict[str, Any] = Field(default={})
+    training: dict[str, Any] = Field(default={})
+    evaluation: dict[str, Any] = Field(default={})
+    per_dataset: dict[str, dict[Literal["model", "training", "evaluation"], dict[str, Any]]] = Field(default={})
+    note: str = Field(default="", description="shown beside the run's numbers in the report")
+
+
+class RowSettings(Section):
+    label: str = Field(description="the paper's row, as in config/paper/")
+    dataset: str = Field(default="mvtec")
+    run: str = Field(default="", description="empty: a row that is only printed")
+
+
+class TableSettings(Section):
+    title: str
+    paper: str = Field(description="file in config/paper/ with what is printed")
+    columns: list[str] = Field(description="metrics, parameters or FLOPs, as the paper orders them")
+    about: str = Field(default="", description="one or two sentences that stand before the table in the report")
+    head: str = Field(default="Method", description="heading of the first column")
+    extra_runs: list[str] = Field(default=[], description="shown below each row that has a run, where they were run")
+    rows: list[RowSettings]
+
+
+class FigureSettings(Section):
+    title: str
+    run: str = "default"
+    datasets: list[str] = ["mvtec", "visa"]
+    classes: int = Field(default=4, ge=1, description="classes shown per data set")
+
+
+class PretrainSettings(Section):
+    """Pretraining of an encoder on collages of the miniatures' training areas: for the miniatures only."""
+
+    steps: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=48, ge=2)
+    crop_size: int = Field(default=64, ge=32)
+
+
+class Settings(Section):
+    """The whole configuration: what `results/config.yaml` holds."""
+
+    title: str = Field(default="Omni-AD: a reproduction", description="of the report")
+    results: str = Field(default="results", description="folder of everything that is made")
+    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)] = Field(
+        default=["mvtec", "visa", "realiad"], description="data sets to use"
+    )
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_unique)] = [0, 1, 2]
+    sources: dict[str, SourceSettings] = Field(default={})
+    downloads: dict[str, DownloadSettings] = Field(default={}, description="what else `omniad fetch` knows")
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    runs: dict[str, RunChange] = Field(default={"default": RunChange()})
+    tables: dict[str, TableSettings] = Field(default={})
+    figures: dict[str, FigureSettings] = Field(default={})
+
+
+class RunSettings(Section):
+    """One run, resolved: what a run folder's `config.yaml` holds."""
+
+    dataset: str
+    run: str
+    source: SourceSettings
+    data: DataSettings
+    model: ModelSettings
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+    note: str = ""
+
+    @property
+    def pack_folder(self) -> Path:
+        """Where the data set's images lie at this run's resolution."""
+        return self.data.pack_folder(self.dataset)
+
+
+def load_settings(*overlays: str | Path) -> Settings:
+    """The project's configuration with each overlay file laid over it in turn.
+
+    Outside a checkout there is no `config/` folder; then the class defaults stand alone.
+
+    Raises:
+        UserError: a file is missing or not YAML, a key is unknown, a value has the wrong type.
+    """
+    merged: dict[str, Any] = {}
+    for file in (*(CONFIG_FOLDER / name for name in DEFAULT_FILES if CONFIG_FOLDER.is_dir()), *map(Path, overlays)):
+        merged = merge(merged, read_yaml(file))
+    where = f"{CONFIG_FOLDER.name}/*.yaml" + "".join(f" + {overlay}" for overlay in overlays)
+    return check_settings(merged, where)
+
+
+def check_settings(values: Mapping[str, Any], where: str) -> Settings:
+    """Validate a merged configuration; `where` names its origin in an error."""
+    settings = validate(Settings, values, where)
+    for name in settings.datasets:
+        known(name, settings.sources, f"{where}: datasets")
+    for run, change in settings.runs.items():
+        for dataset in change.per_dataset:
+            known(dataset, settings.sources, f"{where}: runs.{run}.per_dataset")
+        for dataset in change.per_dataset or settings.datasets[:1]:
+            run_settings(settings, dataset, run, where)
+    for table, entry in settings.tables.items():
+        for row in entry.rows:
+            known(row.dataset, settings.sources, f"{where}: tables.{table}, row '{row.label}': dataset")
+            if row.run:
+                known(row.run, settings.runs, f"{where}: tables.{table}, row '{row.label}': run")
+        for run in entry.extra_runs:
+            known(run, settings.runs, f"{where}: tables.{table}.extra_runs")
+    return settings
+
+
+def run_settings(settings: Settings, dataset: str, run: str, where: str = "configuration") -> RunSettings:
+    """The settings of one run on one data set: the defaults, the run's changes, its changes on that data set."""
+    source = settings.sources[known(dataset, settings.sources, f"{where}: data set")]
+    change = settings.runs[known(run, settings.runs, f"{where}: run")]
+    groups: dict[str, Any] = {}
+    for group in ("model", "training", "evaluation"):
+        values = merge(getattr(settings, group).model_dump(), getattr(change, group))
+        values = merge(values, change.per_dataset.get(dataset, {}).get(group, {}))
+        groups[group] = validate(type(getattr(settings, group)), values, where, f"runs.{run}.{group}")
+    return RunSettings(dataset=dataset, run=run, source=source, data=settings.data, note=change.note, **groups)
+
+
+def load_run_settings(run_dir: str | Path) -> RunSettings:
+    """The resolved settings of a finished run, from its folder."""
+    file = Path(run_dir) / "config.yaml"
+    return validate(RunSettings, read_yaml(file), str(file))
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """A YAML mapping, read without executing anything. Raises UserError when it is missing or malformed."""
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values or {}, dict):
+        raise UserError(f"{file}: must hold keys and values, not {type(values).__name__}")
+    return values or {}
+
+
+def to_yaml(section: BaseModel) -> str:
+    """Settings as YAML text, keys in the order of this file."""
+    return yaml.safe_dump(section.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`change` laid over `base`, mapping by mapping; lists are replaced as a whole."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def known(name: str, names: Iterable[str], what: str) -> str:
+    """`name` if it exists, else an error that lists the names that do."""
+    if name not in names:
+        raise UserError(f"{what}: there is no '{name}'; there is: {', '.join(names) or 'nothing'}")
+    return name
+
+
+def validate(section: type[S], values: Any, where: str, prefix: str = "") -> S:
+    """`values` as a section; every problem in one message, each with its key's path and what is allowed."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(section, problem, prefix) for problem in error.errors()]
+        raise UserError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _describe(section: type[BaseModel], problem: Mapping[str, Any], prefix: str) -> str:
+    path = ".".join([prefix, *map(str, problem["loc"])] if prefix else map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{path}'; allowed here: {', '.join(_keys_at(section, problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"'{path}' is missing"
+    hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)" if _looks_scientific(problem["input"]) else ""
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"'{path}' {message}, not {problem['input']!r}{hint}"
+
+
+def _keys_at(section: Any, path: tuple) -> list[str]:
+    """The keys a section allows at a path below it (a step that is no field is a name in a mapping)."""
+    for step in path:
+        if isinstance(step, int):
+            continue  # an index into a list, whose element type `section` already is
+        if isinstance(section, type) and issubclass(section, BaseModel) and step in section.model_fields:
+            section = section.model_fields[step].annotation
+        else:
+            section = [part for part in getattr(section, "__args__", ()) if part is not str][-1]
+        while getattr(section, "__origin__", None) is list:
+            section = section.__args__[0]
+    return list(section.model_fields) if hasattr(section, "model_fields") else []
+
+
+def _looks_scientific(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and "e" in value.lower() and math.isfinite(float(value))
+    except ValueError:
+        return False

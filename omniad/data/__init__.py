@@ -1,0 +1,1 @@
+"""Data sets: their layouts, indexes, packs, the miniatures, and the encoder weights' files."""

@@ -1,0 +1,64 @@
+"""How many images a data set should have, and every difference to what was found."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from omniad.config import CONFIG_FOLDER
+from omniad.errors import UserError
+
+COLUMNS = ["class", "split", "defect", "images"]
+ANY_DEFECT = "anomaly"  # in a table of counts: all kinds of defect together
+
+Counts = Mapping[tuple[str, str, str], int]  # (class, split, defect) -> images
+
+
+def expected_counts(name: str, views: Sequence[str]) -> Counts | None:
+    """The numbers of images in the table that a data set's `counts` names; None when there is none.
+
+    Args:
+        name: a table in config/counts/, or the path of a CSV file; "" for none.
+        views: a selection of Real-IAD's views has a table of its own, if any: `<name>_<views>`.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    if not name:
+        return None
+    selected = name + (f"_{''.join(views)}" if views else "")
+    file = Path(name) if name.endswith(".csv") else CONFIG_FOLDER / "counts" / f"{selected}.csv"
+    if views and not file.is_file():
+        return None
+    wrong = f"{file}: not a table of counts; its columns must be {','.join(COLUMNS)}, the last one of whole numbers"
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            reader = csv.DictReader(lines)
+            if reader.fieldnames != COLUMNS:
+                raise UserError(wrong)
+            return {(row["class"], row["split"], row["defect"]): int(row["images"]) for row in reader}
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such table of counts; name one of config/counts/ or a CSV file") from None
+    except (ValueError, TypeError, csv.Error):
+        raise UserError(wrong) from None
+
+
+def differences(images: Iterable[tuple[str, str, int, str]], expected: Counts) -> list[str]:
+    """One line for each class and kind whose number of images is not the expected one.
+
+    Args:
+        images: class, split, label and defect of each.
+        expected: from `expected_counts`.
+    """
+    together = {class_ for class_, _, defect in expected if defect == ANY_DEFECT}
+    found = Counter(
+        (class_, split, ANY_DEFECT if label == 1 and class_ in together else defect)
+        for class_, split, label, defect in images
+    )
+    return [
+        f"{', '.join(key[:2])} {key[2]}: {found[key]} instead of {expected.get(key, 0)}"
+        for key in sorted(expected.keys() | found.keys())
+        if found[key] != expected.get(key, 0)
+    ]

@@ -1,0 +1,97 @@
+"""The index of a data set: one CSV, one row an image, whatever the layout on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from omniad.config import SourceSettings
+from omniad.data.counts import differences, expected_counts
+from omniad.data.headers import header_problems
+from omniad.data.layouts import READERS
+from omniad.data.remote import has_files
+from omniad.errors import UserError
+from omniad.files import atomic_write
+
+COLUMNS = ["class", "split", "label", "defect", "image", "mask"]
+TEXT_COLUMNS = [column for column in COLUMNS if column != "label"]
+SHOWN = 20  # paths of one kind of problem in a message; all of them are in the file beside the index
+
+log = logging.getLogger(__name__)
+
+
+def write_index(source: SourceSettings, out_csv: Path) -> None:
+    """Read a data set's layout, check all headers and the counts, write the index, sorted by class, split and path.
+
+    Raises:
+        UserError: the data set is missing, its layout is not as described, or something is wrong with its files or
+            counts. All problems are in the one message; where they are many, the rest are in `index-problems.txt`
+            beside the index.
+    """
+    folder = Path(source.folder)
+    if not has_files(folder):
+        raise UserError(f"{source.title}: {folder}/ is missing or empty; docs/data.md tells how its files get there")
+    records = sorted(READERS[source.layout](source), key=lambda record: (record.class_, record.split, record.image))
+    index = pd.DataFrame(records, columns=pd.Index(COLUMNS))
+    report = out_csv.with_name("index-problems.txt")
+    report.unlink(missing_ok=True)
+    problems = _group(_problems(source, index))
+    if problems:
+        raise UserError(f"{source.title}: " + _tell(problems, folder, report))
+    with atomic_write(out_csv) as file:
+        index.to_csv(file, index=False, lineterminator="\n")
+    log.info("%s: %d images, %d classes: %s", source.title, len(index), index["class"].nunique(), out_csv)
+
+
+def read_index(file: Path) -> pd.DataFrame:
+    """An index as a data frame: columns class, split, label (0 or 1), defect, image, mask ("" when there is none)."""
+    try:
+        types: Any = {"label": "int64", **dict.fromkeys(TEXT_COLUMNS, "str")}
+        index = pd.read_csv(file, dtype=types, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such index; `snakemake data` makes it") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise UserError(f"{file}: not an index ({error}); remove it and run `snakemake data`") from None
+    if list(index.columns) != COLUMNS:
+        raise UserError(f"{file}: the columns must be {','.join(COLUMNS)}; remove it and run `snakemake data`")
+    return index
+
+
+def _problems(source: SourceSettings, index: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Kind and path, or kind and count, of everything that is wrong."""
+    for path in sorted(set(index["image"][index["image"].duplicated()])):
+        yield "named more than once", path
+    yield from header_problems(Path(source.folder), zip(index["image"], index["mask"], strict=True))
+    expected = None if source.miniature else expected_counts(source.counts, source.views)
+    if expected is None:
+        log.info("%s: there is no table of counts to compare with", source.title)
+        return
+    images = index[["class", "split", "label", "defect"]].itertuples(index=False, name=None)
+    for line in differences(images, expected):
+        yield "other numbers of images than expected", line
+
+
+def _group(problems: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for kind, what in problems:
+        grouped[kind].append(what)
+    return grouped
+
+
+def _tell(problems: dict[str, list[str]], folder: Path, report: Path) -> str:
+    """All problems, kind by kind; of long lists the first, with the rest in a file."""
+    many = any(len(lines) > SHOWN for lines in problems.values())
+    if many:
+        with atomic_write(report) as file:
+            file.writelines(f"{kind}\t{what}\n" for kind, lines in problems.items() for what in lines)
+    told = [
+        f"{len(lines)} {kind}: " + "; ".join(lines[:SHOWN]) + ("; ..." if len(lines) > SHOWN else "")
+        for kind, lines in problems.items()
+    ]
+    where = f" All of them are in {report}." if many else ""
+    return f"{folder}/ is not whole. " + ". ".join(told) + f".{where} Extract the data set anew, or mend it by hand"

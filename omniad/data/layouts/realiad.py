@@ -1,0 +1,64 @@
+"""Real-IAD: images in `realiad_<1024|512|256>/<class>/`, labels in `realiad_jsons/realiad_jsons/<class>.json`."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from omniad.config import SourceSettings
+from omniad.data.layouts.record import ANOMALOUS, NORMAL, Record
+from omniad.errors import UserError
+
+VIEW = re.compile(r"_(C[1-5])_")  # in a file's name
+JSON_FOLDERS = ("realiad_jsons/realiad_jsons", "realiad_jsons")  # the published zip nests twice
+
+
+def read(source: SourceSettings) -> list[Record]:
+    """Every image that the classes' JSON files name, of the chosen views, at the chosen resolution.
+
+    The label is the JSON's `anomaly_class`, never the folder: 26,881 normal test images lie in NG folders, because the
+    defect can't be seen from their view.
+
+    Raises:
+        UserError: the images' or the labels' folder is missing, a JSON file is malformed, or a name tells no view.
+    """
+    folder = Path(source.folder)
+    images = folder / f"realiad_{source.resolution}"
+    if not images.is_dir():
+        there = ", ".join(path.name for path in sorted(folder.glob("realiad_[0-9]*"))) or "none"
+        raise UserError(
+            f"{images}: no such folder (there is: {there}); set sources.<name>.resolution to what you have, or "
+            "sources.<name>.folder to a new place, and the other one is fetched there"
+        )
+    labels = next((folder / name for name in JSON_FOLDERS if any((folder / name).glob("*.json"))), None)
+    if labels is None:
+        raise UserError(f"{folder / JSON_FOLDERS[0]}: no <class>.json in it; extract realiad_jsons.zip there")
+    records = [record for file in sorted(labels.glob("*.json")) for record in _read_class(file, images.name)]
+    return [record for record in records if _view(record.image) in source.views] if source.views else records
+
+
+def _view(image: str) -> str:
+    found = VIEW.search(image.rpartition("/")[2])
+    if not found:
+        raise UserError(f"{image}: its name tells no view C1 ... C5, and sources.<name>.views selects some")
+    return found[1]
+
+
+def _read_class(file: Path, images: str) -> list[Record]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        prefix, normal = f"{images}/{content['meta']['prefix']}", content["meta"]["normal_class"]
+        return [_record(prefix, normal, split, entry, file) for split in ("train", "test") for entry in content[split]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file}: not a Real-IAD label file ({type(error).__name__}: {error}); extract it anew"
+        ) from None
+
+
+def _record(prefix: str, normal: str, split: str, entry: dict[str, Any], file: Path) -> Record:
+    image = prefix + entry["image_path"]
+    if entry["anomaly_class"] == normal:
+        return Record(entry["category"], split, NORMAL, "good", image, "")
+    if split == "train" or not entry["mask_path"]:
+        raise UserError(f"{file}: {entry['image_path']}: an anomaly needs a mask and belongs in the test set")
+    return Record(entry["category"], split, ANOMALOUS, entry["anomaly_class"], image, prefix + entry["mask_path"])

@@ -1,0 +1,111 @@
+"""Making a pack: every image and mask decoded and resized once, on all cores; a killed call is taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from omniad.config import SourceSettings
+from omniad.data.growing_pack import BATCH, GrowingPack
+from omniad.data.index import read_index
+from omniad.data.lock import locked
+from omniad.data.packs import NOTE, read_image, read_mask
+from omniad.errors import UserError
+from omniad.files import atomic_write, cannot_write, sha256_file
+
+AHEAD = 3  # batches a core that may be done before the oldest is
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for broken files
+T = TypeVar("T")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+
+def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int) -> None:
+    """Decode and resize every image and mask of an index. `pack.json` comes last: without it there is no pack.
+
+    Raises:
+        UserError: images or masks can't be decoded (all of them are named), or the disk is full. What was done till
+            then is kept, and the same call goes on with it.
+    """
+    index, index_sha256 = read_index(index_csv), sha256_file(index_csv)
+    with locked(out_dir / "pack"):
+        try:
+            growing = GrowingPack(out_dir, len(index), size, index_sha256)
+            try:
+                _fill(growing, index, Path(source.folder))
+                content_sha256 = growing.finish()
+            finally:
+                growing.close()
+        except OSError as error:
+            raise cannot_write(out_dir, error) from None
+        digest = hashlib.sha256(f"{content_sha256}{index_sha256}{size}".encode()).hexdigest()
+        note = {"size": size, "images": len(index), "index_sha256": index_sha256, "digest": digest}
+        with atomic_write(out_dir / NOTE) as file:
+            json.dump(note, file, indent=1)
+    log.info("%s: %d images at %d pixels are in %s/", source.title, len(index), size, out_dir)
+
+
+def _fill(growing: GrowingPack, index: pd.DataFrame, folder: Path) -> None:
+    """Decode what is missing. After the first image that can't be read, the others are only looked through."""
+    paths = list(zip(index["image"], index["mask"], strict=True))
+    starts = range(growing.rows, len(paths), BATCH)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    problems: list[str] = []
+
+    def make(start: int) -> tuple[str, list[str]]:
+        return _make_batch(growing, start, paths[start : start + BATCH], folder)
+
+    with (
+        ThreadPoolExecutor(max_workers=cores) as pool,  # PIL, the hash and the write release the interpreter's lock
+        tqdm(total=len(paths), initial=growing.rows, desc="pack", disable=not sys.stderr.isatty()) as bar,
+    ):
+        for digest, found in _in_order(pool, make, starts, AHEAD * cores):
+            problems += found
+            if not problems:
+                growing.vouch(digest)
+            bar.update(BATCH)
+    if problems:
+        raise UserError(f"{len(problems)} images can't be read: " + "; ".join(problems) + "; fetch them anew")
+
+
+def _make_batch(growing: GrowingPack, start: int, pairs: list[tuple[str, str]], folder: Path) -> tuple[str, list[str]]:
+    """Decode and write the rows from `start` on; returns their sha256 and what can't be read."""
+    hashed, problems = hashlib.sha256(), []
+    no_mask = np.zeros((growing.size, growing.size), np.uint8)
+    for row, (image, mask) in enumerate(pairs, start):
+        path = f"{folder}/{image}"
+        try:
+            pixels, defect = read_image(path, growing.size), no_mask
+            if mask:
+                path = f"{folder}/{mask}"
+                defect = read_mask(path, growing.size)
+        except BROKEN as error:
+            problems.append(f"{path} ({' '.join(str(error).split())})")
+        else:
+            growing.put(row, pixels, defect, hashed)
+    return hashed.hexdigest(), problems
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
+    """Like pool.map, but with at most `ahead` tasks under way or waiting to be taken, so that memory stays flat."""
+    waiting: deque[Future[R]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(function, task))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,171 @@
+"""Before anything is downloaded or trained: can everything that the runs need be had? All that is missing, at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from omniad.config import DataSettings, RunSettings, SourceSettings
+from omniad.data.counts import expected_counts
+from omniad.data.download import unreachable
+from omniad.data.hub import missing_for_hub
+from omniad.data.packs import NOTE
+from omniad.data.remote import RemoteFile, has_files, remote_files
+from omniad.data.weights import KNOWN_WEIGHTS, missing_weights, weight_files, weights_path
+from omniad.errors import UserError
+
+UNPACKED = 1.1  # extracted images take about as much room as their archive
+FULL_RESOLUTION = 1024  # at which Real-IAD's size is told
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Something to fetch, and what a person does who can't."""
+
+    title: str
+    urls: tuple[str, ...]  # one that answers is enough
+    by_hand: str
+    obstacle: str = ""  # what stands in the way besides the network
+
+
+def preflight(sources: Mapping[str, SourceSettings], runs: Iterable[RunSettings], data: DataSettings) -> None:
+    """Check the data sets that are about to be indexed and the weights of the runs that are about to be trained.
+
+    What is missing and can be fetched is no problem: its address must answer within ten seconds, the disk must have
+    room, and a gated data set needs the user's token.
+
+    Raises:
+        UserError: names everything that is missing, where to get it and where to put it.
+    """
+    problems: list[str] = []
+    wanted: list[_Wanted] = []
+    for source in sources.values():
+        try:
+            wanted += _wanted_archives(source)
+        except UserError as error:
+            problems.append(str(error))
+    for run in runs:
+        try:
+            wanted += _wanted_weights(run)
+        except UserError as error:
+            problems.append(str(error))
+    wanted = list(dict.fromkeys(wanted))
+    silent = _silent_hosts(url for each in wanted for url in each.urls)
+    for each in wanted:
+        reasons = [silent[url] for url in each.urls]
+        if each.obstacle or all(reasons):
+            problems.append(f"{each.title}: {'; '.join(filter(None, [each.obstacle, *reasons]))}. {each.by_hand}")
+    problems += _full_disks(sources, data)
+    problems = list(dict.fromkeys(problems))
+    if problems:
+        listed = "".join(f"\n  {number}. {problem}" for number, problem in enumerate(problems, 1))
+        raise UserError(
+            f"{len(problems)} thing(s) missing; nothing was started.{listed}\n"
+            "  `--config datasets='[mvtec]'` runs with the data sets you name.\n"
+            "  `make demo` needs none of them: it runs the whole paper in miniature on embedded data."
+        )
+
+
+def _wanted_archives(source: SourceSettings) -> list[_Wanted]:
+    """A data set's archives that are not there; none when its folder is. Raises UserError for what can't be fetched."""
+    if source.miniature or has_files(source.folder):
+        return []
+    files = remote_files(source)
+    _check_sizes(files)
+    absent = [file for file in files if not file.path.is_file()]
+    if files and not absent:
+        return []
+    place = f"put its files into {source.folder}/"
+    if not files:
+        raise UserError(f"{source.title}: {source.folder}/ is missing or empty; get it from {source.url}, {place}")
+    what = ", ".join(str(file.path) for file in absent[:3]) + (f", ... ({len(absent)} files)" if absent[3:] else "")
+    by_hand = f"Get it from {source.url or 'its owner'} and put {what} in place, or {place}"
+    if source.hub:
+        return [_Wanted(source.title, (source.url,) if source.url else (), by_hand, missing_for_hub())]
+    return [_Wanted(source.title, absent[0].urls, by_hand, "" if absent[0].urls else "no address is known")]
+
+
+def _wanted_weights(run: RunSettings) -> list[_Wanted]:
+    """A run's encoder weights, if they are not there. Raises UserError for those that can't be fetched.
+
+    A miniature's are made when they are needed.
+    """
+    if run.model.encoder_weights == "miniature":
+        return []
+    problem = missing_weights(run.model, run.data)
+    path = weights_path(run.model, run.data)
+    if not problem or path is None:
+        return []
+    if run.model.encoder_weights not in KNOWN_WEIGHTS:
+        raise UserError(problem)
+    file = weight_files(run.data)[path.name]
+    return [_Wanted(file.title, file.urls, f"Get them from {file.urls[0]} and put the file at {file.path}")]
+
+
+def _check_sizes(files: list[RemoteFile]) -> None:
+    """An archive put there by hand that is cut off; its hash is looked at when it is used."""
+    for file in files:
+        if file.path.is_file() and file.size and file.path.stat().st_size != file.size:
+            found = file.path.stat().st_size
+            raise UserError(f"{file.path}: has {found:,} bytes instead of {file.size:,}; remove it and fetch it anew")
+
+
+def _silent_hosts(urls: Iterable[str]) -> dict[str, str]:
+    """Address -> why nothing answers there, "" when something does. All are asked at once."""
+    urls = sorted(set(urls))
+    if not urls:
+        return {}
+    with ThreadPoolExecutor(max_workers=len(urls)) as pool:
+        reasons = pool.map(unreachable, urls)
+        return {
+            url: f"{urlsplit(url).hostname} {reason}" if reason else ""
+            for url, reason in zip(urls, reasons, strict=True)
+        }
+
+
+def _full_disks(sources: Mapping[str, SourceSettings], data: DataSettings) -> list[str]:
+    """Disks that lack room for what is about to be fetched, extracted and packed there."""
+    needs: dict[int, float] = defaultdict(float)  # device -> bytes
+    places: dict[int, Path] = {}
+    for name, source in sources.items():
+        for place, size in _room(name, source, data):
+            existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
+            needs[existing.stat().st_dev] += size
+            places[existing.stat().st_dev] = existing
+    problems = []
+    for device, needed in needs.items():
+        free = shutil.disk_usage(places[device]).free
+        if free < needed:
+            problems.append(
+                f"room on the disk of {places[device].absolute()}: archives, extracted files and packs need about "
+                f"{needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free. Free some, or set sources.<name>.folder, "
+                "sources.<name>.archive or data.prepared to another disk"
+            )
+    return problems
+
+
+def _room(name: str, source: SourceSettings, data: DataSettings) -> Iterable[tuple[Path, float]]:
+    """Places and the bytes that a data set still needs there."""
+    if source.miniature:
+        return
+    if not has_files(source.folder) and source.archive:
+        size = source.size_bytes * ((source.resolution / FULL_RESOLUTION) ** 2 if source.hub else 1)
+        yield Path(source.folder), size * UNPACKED
+        yield Path(source.archive), max(size - _present(Path(source.archive)), 0)
+    pack = data.pack_folder(name)
+    if not (pack / NOTE).is_file():
+        counts = expected_counts(source.counts, source.views)
+        yield pack, 0 if counts is None else sum(counts.values()) * data.image_size**2 * 4
+
+
+def _present(archive: Path) -> int:
+    """Bytes of an archive, or of a folder of archives, that are there already, whole or in part."""
+    if archive.is_dir():
+        return sum(file.stat().st_size for file in archive.rglob("*") if file.is_file())
+    files = (archive, archive.with_name(f".{archive.name}.part"))
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,74 @@
+"""Which processor a run computes on. One run, one device: a GPU is locked by the process that uses it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+# Open files hold the locks: the kernel drops them when the process ends, even by kill -9.
+_held: list[TextIO] = []
+
+
+def pick_device() -> torch.device:
+    """A GPU that no other omniad process of this machine uses, waiting for one if need be; without a GPU the CPU.
+
+    Only the GPUs that CUDA_VISIBLE_DEVICES leaves visible are considered. Under Slurm the first of those is the job's.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if "SLURM_JOB_ID" in os.environ:
+        return torch.device("cuda", 0)
+    uuids = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
+    return torch.device("cuda", lock_first_free(uuids))
+
+
+def lock_first_free(names: Sequence[str], folder: Path | None = None, poll_s: float = 5.0) -> int:
+    """Lock the first of these devices that is free, for the rest of this process; its position in `names`.
+
+    Args:
+        names: a unique name of each device.
+        folder: where the lock files lie; by default the machine's folder for temporary files.
+        poll_s: seconds between looks when all are taken.
+    """
+    folder = folder or Path(tempfile.gettempdir(), "omniad-devices")
+    folder.mkdir(mode=0o777, exist_ok=True)
+    waiting = False
+    while True:
+        for position, name in enumerate(names):
+            file = (folder / f"{name}.lock").open("a")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            _held.append(file)
+            return position
+        if not waiting:
+            log.info("All %d GPUs are in use by other omniad processes; waiting for one.", len(names))
+            waiting = True
+        time.sleep(poll_s)
+
+
+def count_gpus() -> int:
+    """GPUs this process may use, without the seconds that importing torch takes."""
+    try:
+        answer = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if answer.returncode == 0 else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return found if visible is None else min(found, len([name for name in visible.split(",") if name.strip()]))

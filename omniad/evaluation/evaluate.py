@@ -1,0 +1,172 @@
+"""Evaluation of a run folder: test images -> anomaly maps -> metrics, with one class in memory at a time.
+
+Writes, in the run folder:
+- scores.csv (image, class, label, score): each test image's score;
+- metrics.csv (class, metric, definition, value, reason, spread): fractions, empty where undefined, with the reason.
+  Class "mean" is the plain mean over classes, undefined as soon as one class is. `spread` is the standard deviation
+  over five draws of the `released` reading's random projection (the value is the first draw's); empty where nothing
+  is drawn;
+- curves.npz: "<class>/<curve>", (2, at most 512): x and y of image_roc, image_pr, pixel_roc, pixel_pr and pro (exact);
+- examples/<class>.npz: see examples.py; maps/<class>.npy (N, S, S) float32, only when asked for, in scores.csv's order.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from omniad.config import RunSettings, load_run_settings
+from omniad.data.packs import Pack, normalise, open_pack
+from omniad.devices import pick_device
+from omniad.errors import UserError
+from omniad.evaluation.anomaly_map import anomaly_maps
+from omniad.evaluation.definitions import DEFINITIONS, METRICS, ClassResult, Definition
+from omniad.evaluation.examples import write_examples
+from omniad.evaluation.metrics import evaluate_class
+from omniad.files import atomic_write
+from omniad.models import OmniAD, load_model
+from omniad.provenance import hardware, peak_memory_mib, write_provenance
+
+DRAWS = 5  # of the `released` reading's random projection
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One class: its results, one a draw, and its images' index rows."""
+
+    name: str
+    draws: list[ClassResult]
+    rows: pd.DataFrame
+
+
+def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool = False) -> None:
+    """Score a run's test images and write scores.csv, metrics.csv, curves.npz and examples/ into its folder.
+
+    Args:
+        run_dir: a finished run: `config.yaml` and `model.safetensors`. Its pack is found through the configuration.
+        device: the GPU when there is one, by default.
+        keep_maps: also write all anomaly maps to maps/.
+
+    Raises:
+        UserError: a file is missing or damaged, an anomaly map is not finite, the folder cannot be written.
+    """
+    device, clock = device or pick_device(), time.perf_counter()
+    settings = load_run_settings(run_dir)
+    pack = open_pack(settings.pack_folder)
+    model = load_model(run_dir, device)
+    classes = list(_evaluate_classes(model, settings, pack, run_dir, device, keep_maps))
+    write_provenance(
+        run_dir,
+        evaluation={
+            "wall_s": round(time.perf_counter() - clock, 2),
+            "hardware": hardware(device),
+            "peak_memory_mib": peak_memory_mib(device),
+            "images": sum(len(each.rows) for each in classes),
+        },
+    )
+    _write_scores(run_dir / "scores.csv", classes)
+    with atomic_write(run_dir / "curves.npz", "wb") as file:
+        curves = {f"{each.name}/{curve}": xy for each in classes for curve, xy in each.draws[0].curves.items()}
+        np.savez(file, allow_pickle=False, **{name: xy.astype(np.float32) for name, xy in curves.items()})
+    _write_metrics(run_dir / "metrics.csv", classes)  # last: it says that all of the others are there
+
+
+def _evaluate_classes(
+    model: OmniAD, settings: RunSettings, pack: Pack, run_dir: Path, device: torch.device, keep_maps: bool
+) -> Iterator[Evaluated]:
+    test = pack.index.loc[pack.index["split"] == "test"]
+    names = sorted(set(test["class"]))
+    if not names:
+        raise UserError(f"{pack.folder}: the index lists no test images")
+    with tqdm(total=len(test), desc=f"evaluate {run_dir}", unit="image", disable=not sys.stderr.isatty()) as bar:
+        for number, name in enumerate(names, start=1):
+            clock = time.perf_counter()
+            rows = test.loc[test["class"] == name]
+            draws, maps = _evaluate_draws(model, settings, pack, rows, device)
+            write_examples(run_dir / "examples" / f"{name}.npz", rows, pack, maps, draws[0].image_scores)
+            if keep_maps:
+                with atomic_write(run_dir / "maps" / f"{name}.npy", "wb") as file:
+                    np.save(file, maps)
+            bar.update(len(rows))
+            if bar.disable:
+                seconds = time.perf_counter() - clock
+                log.info("%s (%d of %d): %d images, %.1f s", name, number, len(names), len(rows), seconds)
+            yield Evaluated(name, draws, rows)
+
+
+def _evaluate_draws(
+    model: OmniAD, settings: RunSettings, pack: Pack, rows: pd.DataFrame, device: torch.device
+) -> tuple[list[ClassResult], np.ndarray]:
+    """A class's results, one a draw of the random projection (one if nothing is drawn), and the first draw's maps."""
+    members = rows.index.to_numpy()
+    masks, labels, names = pack.masks[members], rows["label"].to_numpy(), rows["image"].tolist()
+    random = settings.model.variant == "released" and settings.model.projection == "random"
+    maps, results = np.empty(0), []
+    for draw in reversed(range(DRAWS if random else 1)):  # the first draw last, so that its maps are the ones left
+        model.seed_projection(draw)
+        del maps  # before the next ones are made
+        maps = compute_maps(model, pack.images, members, settings, device)
+        results.append(evaluate_class(maps, masks, labels, names=names, curves=draw == 0))
+    return results[::-1], maps
+
+
+@torch.inference_mode()
+def compute_maps(
+    model: OmniAD, images: np.ndarray, members: np.ndarray, settings: RunSettings, device: torch.device
+) -> np.ndarray:
+    """Anomaly maps (len(members), S, S), float32, of some of the images (N, S, S, 3), a batch at a time."""
+    batch_size, size = settings.evaluation.batch_size, images.shape[1]
+    maps = np.empty((len(members), size, size), np.float32)
+    for start in range(0, len(members), batch_size):
+        batch = normalise(images[members[start : start + batch_size]]).to(device)  # (B, 3, S, S)
+        features, reconstructions = model(batch)
+        scored = anomaly_maps(features, reconstructions, size, settings.evaluation.sigma)
+        maps[start : start + batch_size] = scored.cpu().numpy()
+    return maps
+
+
+def _write_scores(path: Path, classes: list[Evaluated]) -> None:
+    tables = [each.rows[["image", "class", "label"]].assign(score=each.draws[0].image_scores) for each in classes]
+    with atomic_write(path) as file:
+        # Nine digits tell every float32 from its neighbours.
+        pd.concat(tables).to_csv(file, index=False, lineterminator="\n", float_format="%.9g")
+
+
+def _write_metrics(path: Path, classes: list[Evaluated]) -> None:
+    lines = [
+        line for definition in DEFINITIONS for metric in METRICS for line in _metric_lines(metric, definition, classes)
+    ]
+    columns = pd.Index(["class", "metric", "definition", "value", "reason", "spread"])
+    with atomic_write(path) as file:
+        pd.DataFrame(lines, columns=columns).to_csv(file, index=False, lineterminator="\n")
+
+
+def _metric_lines(metric: str, definition: Definition, classes: list[Evaluated]) -> Iterator[tuple]:
+    """One metric's lines, a class each and their mean."""
+    table = []  # (classes, draws)
+    undefined = []
+    for each in classes:
+        measured = [draw.metrics[definition] for draw in each.draws]
+        table.append([one.fractions[metric] for one in measured])
+        reason = measured[0].reasons.get(metric, "")
+        undefined += [each.name] if reason else []
+        yield each.name, metric, definition, table[-1][0], reason, _spread(table[-1])
+    mean = np.mean(table, axis=0)  # (draws,), NaN as soon as one class's is
+    reason = f"undefined for {', '.join(undefined)}" if undefined else ""
+    yield "mean", metric, definition, mean[0], reason, _spread(mean)
+
+
+def _spread(values: Sequence[float] | np.ndarray) -> float:
+    """Standard deviation over draws; NaN where there is one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

@@ -1,0 +1,118 @@
+"""Parameters and operations of a model, counted as the paper and its family count them.
+
+Parameters: every registered one, the frozen encoder (cut after layer3) included. Operations ("FLOPs" in the tables):
+the convention of the library fvcore for one image in eval mode, where a multiply-add is 1 for convolutions, linear
+layers and matrix products, plus norm layers and nearest upsampling; softmax, activations, additions and pooling are not
+counted. The `released` reading's random projection is computed, so it counts as operations, but it is no parameter.
+
+fvcore itself runs the model, which takes minutes and gigabytes at 480 million parameters; here only shapes are
+computed. The tests compare both.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from omniad.config import CONFIG_FOLDER, ModelSettings, Settings, run_settings
+from omniad.models.decoder import Stage
+from omniad.models.omniad import build_model
+
+VARIANTS = ("released", "equations")
+
+
+def complexity(settings: ModelSettings, image_size: int = 256) -> tuple[int, int]:
+    """(parameters, multiply-adds) of one square RGB image; takes no memory for weights."""
+    parts = complexity_by_part(settings, image_size).values()
+    return sum(parameters for parameters, _ in parts), sum(macs for _, macs in parts)
+
+
+def complexity_by_part(settings: ModelSettings, image_size: int = 256) -> dict[str, tuple[int, int]]:
+    """(parameters, multiply-adds) of `encoder`, `neck` and `decoder`."""
+    decoder = 0
+    with torch.device("meta"), torch.no_grad():  # shapes without numbers
+        model = build_model(settings).eval()
+        with MacCounter() as encoder:
+            features = model.encoder(torch.empty(1, 3, image_size, image_size))
+        with MacCounter() as neck:
+            x = model.neck(features)
+        for stage in cast(Iterable[Stage], model.decoder.stages):
+            with MacCounter() as expand:
+                x = x if stage.expand is None else stage.expand(x)
+            with MacCounter() as block:  # a stage's blocks are alike: its first is run and counted for all
+                x = stage.blocks[0](x)
+            decoder += expand.macs + len(stage.blocks) * block.macs
+    macs = {"encoder": encoder.macs, "neck": neck.macs, "decoder": decoder}
+    return {name: (sum(p.numel() for p in part.parameters()), macs[name]) for name, part in model.named_children()}
+
+
+class MacCounter(TorchFunctionMode):
+    """Adds up the multiply-adds of what is called in its block, by fvcore's rules."""
+
+    def __init__(self):
+        super().__init__()
+        self.macs = 0
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        rule = RULES.get(getattr(func, "__name__", ""))
+        if rule is not None:
+            self.macs += rule(out, *args)
+        return out
+
+
+# Function -> its count from (output, first input, second input). Norm layers count as fvcore estimates them: 2 an
+# element for BatchNorm in eval mode, 4 for normalising, 5 with weights after it.
+RULES: dict[str, Callable[..., int]] = {
+    "conv2d": lambda out, x, weight, *_: out.numel() * prod(weight.shape[1:]),
+    "linear": lambda out, x, weight, *_: out.numel() * weight.shape[1],
+    "matmul": lambda out, x, *_: out.numel() * x.shape[-1],
+    "scaled_dot_product_attention": lambda out, query, key, *_: (query.numel() + out.numel()) * key.shape[-2],
+    "batch_norm": lambda out, *_: 2 * out.numel(),
+    "instance_norm": lambda out, *_: 4 * out.numel(),
+    "layer_norm": lambda out, *_: 5 * out.numel(),
+    "interpolate": lambda out, *_: out.numel(),
+}
+
+
+def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
+    """Parameters and multiply-adds of every table row that has a run, in both readings, beside what the paper prints.
+
+    Keys: table, row, variant, parameters, macs, reported_parameters_m, reported_flops_g (None where not printed).
+    A row that stands in a table for several data sets is the same model and listed once.
+    """
+    counted: dict[str, tuple[int, int]] = {}
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for table, entry in settings.tables.items():
+        printed = _printed(CONFIG_FOLDER / "paper" / entry.paper)
+        for row in entry.rows:
+            for variant in VARIANTS if row.run else ():
+                model = run_settings(settings, row.dataset, row.run).model.model_copy(update={"variant": variant})
+                key = model.model_dump_json()
+                if key not in counted:
+                    counted[key] = complexity(model, settings.data.image_size)
+                rows.setdefault(
+                    (table, row.label, variant),
+                    {
+                        "table": table,
+                        "row": row.label,
+                        "variant": variant,
+                        "parameters": counted[key][0],
+                        "macs": counted[key][1],
+                        "reported_parameters_m": printed.get((row.dataset, row.label, "parameters")),
+                        "reported_flops_g": printed.get((row.dataset, row.label, "FLOPs")),
+                    },
+                )
+    return list(rows.values())
+
+
+def _printed(file: Path) -> dict[tuple[str, str, str], float]:
+    """The numbers of a table of the paper by (data set, row, metric)."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        return {(row["dataset"], row["row"], row["metric"]): float(row["value"]) for row in csv.DictReader(lines)}

@@ -1,0 +1,125 @@
+"""The frozen feature extractor: a ResNet's stem and its first three layers, and how its weights are loaded.
+
+Built from torchvision's blocks, so that entry names are torchvision's (and timm's) and their files load as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from omniad.errors import UserError
+
+# Encoder -> block, blocks in layers 1-3, width inside a bottleneck per 64 channels.
+ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int], int]] = {
+    "resnet18": (BasicBlock, (2, 2, 2), 64),
+    "resnet34": (BasicBlock, (3, 4, 6), 64),
+    "resnet50": (Bottleneck, (3, 4, 6), 64),
+    "wide_resnet50_2": (Bottleneck, (3, 4, 6), 128),
+}
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, H, W) -> maps at 1/4, 1/8, 1/16; frozen, without gradients, in eval mode whatever `train` says."""
+
+    def __init__(self, name: str, width: int = 64):
+        """`width`: channels of the stem; 64 is the published network, less scales every channel count."""
+        super().__init__()
+        block, depths, width_per_group = ARCHITECTURES[name]
+        self.channels = [width * 2**k * block.expansion for k in range(3)]
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        inputs = [width, *self.channels]
+        layers = [
+            _layer(block, depth, inputs[k], width * 2**k, stride=1 if k == 0 else 2, base_width=width_per_group)
+            for k, depth in enumerate(depths)
+        ]
+        self.layer1, self.layer2, self.layer3 = layers
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stays in eval mode: a frozen BatchNorm keeps its statistics."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, C, H/4, W/4), (B, 2C, H/8, W/8), (B, 4C, H/16, W/16)], finest first."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = []
+        for layer in (self.layer1, self.layer2, self.layer3):
+            x = layer(x)
+            features.append(x)
+        return features
+
+
+def _layer(
+    block: type[BasicBlock] | type[Bottleneck], depth: int, inputs: int, planes: int, stride: int, base_width: int
+) -> nn.Sequential:
+    out = planes * block.expansion
+    shortcut = None
+    if stride != 1 or inputs != out:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    rest = [block(out, planes, base_width=base_width) for _ in range(depth - 1)]
+    return nn.Sequential(block(inputs, planes, stride, shortcut, base_width=base_width), *rest)
+
+
+def load_weights(encoder: Encoder, file: str | Path) -> None:
+    """Fill the encoder from a file of ResNet weights, torchvision's, timm's or .safetensors; code in it never runs.
+
+    Entries of the parts that are cut off (layer4, fc) are ignored.
+
+    Raises:
+        UserError: the file is missing or unreadable, or entries are missing, mis-shaped or unknown (each is named).
+    """
+    entries = {name: value for name, value in read_entries(file).items() if not name.startswith(("layer4.", "fc."))}
+    check_entries(encoder.state_dict(), entries, str(file))
+    encoder.load_state_dict(entries, strict=False)
+
+
+def read_entries(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .pth or .safetensors file by name, on the CPU, without running code from it.
+
+    A .pth may hold them bare or under `net`, as the released code saves. Raises UserError when it can't be read so.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: damaged, or not a file of tensors alone, and only those are read: {reason}") from None
+    if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
+        content = content["net"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path}: holds no state dict (tensors by name), neither bare nor under 'net'")
+    return dict(content)
+
+
+def check_entries(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    """Raise a UserError that names every missing, unknown and mis-shaped entry; BatchNorm's batch counters may miss."""
+    missing = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    kinds = {"missing": missing, "unknown": unknown, "wrong shape": shapes}
+    problems = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    if problems:
+        raise UserError(f"{where}: not the weights of this model; " + "; ".join(problems))

@@ -1,0 +1,80 @@
+"""`measurements.csv`: every metric of every finished run in one tidy table, from which all tables are made.
+
+Columns: dataset, run, seed, class ("mean": the plain mean over classes), metric, definition (exact or published),
+value in [0, 1] (empty: undefined), reason (why it is undefined).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from omniad.config import Settings
+from omniad.errors import UserError
+from omniad.files import atomic_write
+from omniad.reporting.runs import FinishedRun, finished_runs
+
+COLUMNS = ("dataset", "run", "seed", "class", "metric", "definition", "value", "reason")
+
+
+class Measurement(NamedTuple):
+    """One line of measurements.csv."""
+
+    dataset: str
+    run: str
+    seed: int
+    class_: str
+    metric: str
+    definition: str
+    value: float  # NaN: undefined
+    reason: str
+
+
+def write_measurements(settings: Settings, out: str | Path) -> None:
+    """Collect the metrics of all finished runs below `settings.results` into one CSV file."""
+    save_measurements(collect(finished_runs(settings.results)), out)
+
+
+def save_measurements(measurements: Iterable[Measurement], out: str | Path) -> None:
+    """Write measurements.csv; an undefined value is an empty field."""
+    with atomic_write(out) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for line in measurements:
+            writer.writerow(line._replace(value="" if math.isnan(line.value) else line.value))
+
+
+def collect(runs: Iterable[FinishedRun]) -> list[Measurement]:
+    """The metrics of these runs, one entry a run, class, metric and definition.
+
+    Raises:
+        UserError: a run's metrics.csv lacks a column, or holds a value that is neither empty nor in [0, 1].
+    """
+    return [line for run in runs for line in _read_metrics(run)]
+
+
+def _read_metrics(run: FinishedRun) -> list[Measurement]:
+    path = run.folder / "metrics.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    try:
+        found = [
+            Measurement(
+                *(run.dataset, run.run, run.seed),
+                *(line["class"], line["metric"], line["definition"]),
+                float(line["value"] or "nan"),
+                line["reason"],
+            )
+            for line in lines
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a file of `omniad evaluate` ({error}); evaluate the run again") from None
+    for line in found:
+        if not math.isnan(line.value) and not 0 <= line.value <= 1:
+            raise UserError(
+                f"{path}: {line.metric} of class '{line.class_}' is {line.value}, not in [0, 1]; evaluate the run again"
+            )
+    return found

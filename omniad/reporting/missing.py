@@ -1,0 +1,45 @@
+"""What was not run yet, and the command that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePath
+
+from omniad.config import Settings, load_settings
+from omniad.reporting.tables import Table
+
+
+def command(settings: Settings, target: str, datasets: Iterable[str] = ()) -> str:
+    """The workflow's command for a target, under this configuration.
+
+    Args:
+        datasets: that the target needs; those that the configuration leaves out are added to the command.
+    """
+    words = ["snakemake --cores all", target]
+    more = [dataset for dataset in dict.fromkeys(datasets) if dataset not in settings.datasets]
+    if more:
+        words.append(f"--config datasets='[{','.join([*settings.datasets, *more])}]'")
+    if settings != load_settings():
+        words.append(f"--configfile {PurePath(settings.results, 'config.yaml').as_posix()}")
+    return " ".join(words)
+
+
+def missing(settings: Settings, table: Table) -> list[str]:
+    """A Markdown line for each kind of thing that a table lacks, each with its command."""
+    runs: dict[str, str] = {}
+    for row in table.rows:
+        if row.ours and row.ours[0].missing:
+            seeds = ", ".join(map(str, row.ours[0].missing))
+            plural = "s" if len(row.ours[0].missing) > 1 else ""
+            runs[f"`{row.ours[0].run}` on {row.dataset_title} (seed{plural} {seeds})"] = row.dataset
+    lines = []
+    if runs:
+        lines.append(f"Not run: {', '.join(runs)}. To run it: `{command(settings, table.name, runs.values())}`")
+    if table.has_costs and any(row.ours and not row.counted for row in table.rows):
+        lines.append(f"Not counted: parameters and FLOPs. To count them: `{command(settings, 'complexity')}`")
+    shown = {ours.run for row in table.rows for ours in row.ours}
+    for extra in settings.tables[table.name].extra_runs:
+        if extra not in shown:
+            target = command(settings, f"{table.name}_{extra}")
+            lines.append(f"`{extra}` was not run; it gets lines of its own. To run it: `{target}`")
+    return lines

@@ -1,0 +1,107 @@
+"""Tables and report as text: Markdown and LaTeX through the templates, and the CSV that holds all a table knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from omniad.reporting.complexity import COUNTS
+from omniad.reporting.layout import MINUS, NOT_RUN, NOTHING, UNDEFINED
+from omniad.reporting.tables import DEFINITIONS, VARIANTS, Ours, Row, Table
+
+CSV_COLUMNS = ["table", "dataset", "row", "column", "definition", "variant", "run", "paper", "ours", "std", "seeds"]
+CSV_COLUMNS += ["difference", "status", "miniature", "note"]
+LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {sign: f"${sign}$" for sign in "<>|"}
+LATEX |= {"±": r"$\pm$", MINUS: "$-$", NOTHING: "--"}
+
+
+def templates() -> jinja2.Environment:
+    """The package's templates, with `md` and `tex` to make text safe in either."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # neither Markdown nor LaTeX is HTML
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"md": markdown, "tex": latex}
+    return environment
+
+
+def markdown(text: str) -> str:
+    """Text that may stand in a cell of a Markdown table; a newline becomes a line break."""
+    return text.replace("|", "\\|").replace("\n", "<br>")
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX prints as it is; several lines are stacked."""
+    lines = ["".join(LATEX.get(sign, sign) for sign in line) for line in text.split("\n")]
+    return lines[0] if len(lines) == 1 else "\\shortstack{" + " \\\\ ".join(lines) + "}"
+
+
+def csv_lines(table: Table) -> Iterator[dict[str, Any]]:
+    """A line for each printed number, each count and each metric of ours in both definitions.
+
+    Accuracies are in percent, parameters in millions, FLOPs in 10^9. Only the first definition is compared with print.
+    """
+    for row in table.rows:
+        for column in table.columns:
+            yield from _count_lines(table, row, column) if column in COUNTS else _accuracy_lines(table, row, column)
+
+
+def _count_lines(table: Table, row: Row, column: str) -> Iterator[dict[str, Any]]:
+    printed = row.printed.get(column)
+    for variant in VARIANTS:
+        counted = row.counted.get(variant, {}).get(column)
+        yield _line(table, row, column) | {
+            "variant": variant,
+            "ours": "" if counted is None else f"{counted:.6f}",
+            "difference": f"{counted - printed.value:.6f}" if printed and counted is not None else "",
+            "status": NOT_RUN if counted is None else "counted",
+        }
+
+
+def _accuracy_lines(table: Table, row: Row, column: str) -> Iterator[dict[str, Any]]:
+    if not row.ours and column in row.printed:
+        yield _line(table, row, column) | {"status": "only printed"}
+    for ours in row.ours:
+        for definition in DEFINITIONS:
+            yield _line(table, row, column) | _accuracy(row, ours, column, definition)
+
+
+def _accuracy(row: Row, ours: Ours, column: str, definition: str) -> dict[str, Any]:
+    printed, measured = row.printed.get(column), ours.measured(column, definition)
+    entry: dict[str, Any] = {
+        "definition": definition,
+        "variant": ours.variant,
+        "run": ours.run,
+        "seeds": len(ours.seeds),
+        "miniature": "yes" if ours.miniature else "no",
+        "status": NOT_RUN,
+        "note": " ".join(filter(None, [printed.note if printed else "", *ours.notes])),
+    }
+    if measured is None:
+        return entry
+    if math.isnan(measured.mean):
+        return entry | {"status": UNDEFINED, "note": " ".join(filter(None, [entry["note"], measured.reason]))}
+    comparable = printed and definition == DEFINITIONS[0] and not ours.miniature
+    return entry | {
+        "ours": f"{measured.mean:.4f}",
+        "std": "" if measured.std is None else f"{measured.std:.4f}",
+        "difference": f"{measured.mean - printed.value:.4f}" if printed and comparable else "",
+        "status": "measured",
+    }
+
+
+def _line(table: Table, row: Row, column: str) -> dict[str, Any]:
+    printed = row.printed.get(column)
+    values = {"table": table.name, "dataset": row.dataset, "row": row.label, "column": column}
+    note = printed.note if printed else ""
+    return dict.fromkeys(CSV_COLUMNS, "") | values | {"paper": printed.text if printed else "", "note": note}

@@ -1,0 +1,60 @@
+"""The finished runs in a results folder: where they are, how they were trained, what recorded them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omniad.config import RunSettings, load_run_settings
+from omniad.provenance import read_provenance
+
+# Settings that change how fast a number appears, not the number.
+SPEED_ONLY = {"training.cache_gib", "evaluation.batch_size"}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run folder `runs/<dataset>/<run>/seed<n>` that has been evaluated."""
+
+    folder: Path
+    dataset: str
+    run: str
+    seed: int
+    settings: RunSettings
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def finished_runs(results: str | Path) -> list[FinishedRun]:
+    """Every evaluated run below `results`, sorted by data set, run and seed.
+
+    Raises:
+        UserError: a run folder has metrics but no readable config.yaml.
+    """
+    found = []
+    for metrics in Path(results).glob("runs/*/*/seed*/metrics.csv"):
+        folder = metrics.parent
+        seed = folder.name.removeprefix("seed")
+        if seed.isdecimal():
+            dataset, run = folder.parts[-3:-1]
+            settings, provenance = load_run_settings(folder), read_provenance(folder)
+            found.append(FinishedRun(folder, dataset, run, int(seed), settings, provenance))
+    return sorted(found, key=lambda finished: (finished.dataset, finished.run, finished.seed))
+
+
+def differences(was: RunSettings, now: RunSettings) -> list[str]:
+    """How a run was made differently from what the configuration says now: "training.epochs 3 instead of 500"."""
+    return [f"{key} {old} instead of {new}" for key, old, new in _differences(was, now)]
+
+
+def _differences(was: RunSettings, now: RunSettings) -> Iterator[tuple[str, Any, Any]]:
+    if was.data.image_size != now.data.image_size:
+        yield "data.image_size", was.data.image_size, now.data.image_size
+    if was.source.miniature != now.source.miniature:
+        yield "source.miniature", was.source.miniature, now.source.miniature
+    for group in ("model", "training", "evaluation"):
+        old, new = getattr(was, group).model_dump(), getattr(now, group).model_dump()
+        for key in old:
+            if old[key] != new[key] and f"{group}.{key}" not in SPEED_ONLY:
+                yield f"{group}.{key}", old[key], new[key]

@@ -1,0 +1,123 @@
+"""What was run: the first paragraph of the report, read off the run folders, not off the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from omniad.config import Settings
+from omniad.reporting.runs import FinishedRun
+
+WEIGHTS = {
+    "imagenet": "torchvision's IMAGENET1K_V1, pretrained on ImageNet-1k",
+    "timm": "timm's file of the released configuration, pretrained on ImageNet-1k",
+    "random": "random, not pretrained",
+}
+
+
+def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
+    """One paragraph of Markdown: data, variant, epochs, seeds, weights, hardware, dates, commit."""
+    if not runs:
+        return "**Nothing was run yet.** Below stands what the paper prints, and the command that fills each table."
+    names = {(run.dataset, run.run) for run in runs}
+    trainings = "" if len(runs) == len(names) else f" ({len(runs)} trainings)"
+    return " ".join(
+        [
+            f"**What was run:** {_number(len(names), 'run')}{trainings} on {_join(_datasets(settings, runs))},",
+            f"seed{_plural(_unique(runs, lambda run: run.seed))}.",
+            f"Method: {_grouped(runs, lambda run: f'variant `{run.settings.model.variant}`')}.",
+            f"Epochs: {_grouped(runs, lambda run: str(run.settings.training.epochs))}.",
+            f"Images: {_grouped(runs, _size)}, computed in fp32.",
+            f"Encoder: {_grouped(runs, _encoder)}.",
+            f"Encoder weights: {_grouped(runs, lambda run: _weights(settings, run))}.",
+            f"Hardware: {_grouped(runs, _hardware)}.",
+            _dates(runs),
+            f"Commit: {_grouped(runs, lambda run: _code(run.provenance.get('commit')))}.",
+        ]
+    )
+
+
+def _grouped(runs: Iterable[FinishedRun], text: Callable[[FinishedRun], str]) -> str:
+    """The most frequent value, then each other one with the runs that have it."""
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        groups.setdefault(text(run), []).append(run)
+    first, *others = sorted(groups, key=lambda value: -len(groups[value]))
+    return "; ".join([first, *(f"{value} in {_names(groups, value)}" for value in others)])
+
+
+def _names(groups: dict[str, list[FinishedRun]], value: str) -> str:
+    """The runs with this value; with the data set where the same run has another value elsewhere."""
+    elsewhere = {run.run for other, runs in groups.items() if other != value for run in runs}
+    names = list(
+        dict.fromkeys(
+            f"`{run.run}`" + (f" on {run.settings.source.title}" if run.run in elsewhere else "")
+            for run in groups[value]
+        )
+    )
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _datasets(settings: Settings, runs: list[FinishedRun]) -> list[str]:
+    order = list(settings.sources)
+    sources = {run.dataset: run.settings.source for run in runs}
+    known = sorted(sources, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return [sources[name].title + (" (miniature)" if sources[name].miniature else "") for name in known]
+
+
+def _size(run: FinishedRun) -> str:
+    side = run.settings.data.image_size
+    return f"{side} x {side} pixels"
+
+
+def _encoder(run: FinishedRun) -> str:
+    model = run.settings.model
+    return f"`{model.encoder}`" + ("" if model.encoder_width == 64 else f" at width {model.encoder_width} of 64")
+
+
+def _weights(settings: Settings, run: FinishedRun) -> str:
+    kind = run.settings.model.encoder_weights
+    if kind in WEIGHTS:
+        return WEIGHTS[kind]
+    if kind == "miniature":
+        return (
+            f"pretrained for {settings.pretrain.steps} steps on collages of the miniatures' training areas, which are "
+            "photographs that ship with scikit-image and drawn objects; not on ImageNet"
+        )
+    return f"the file `{kind}`"
+
+
+def _hardware(run: FinishedRun) -> str:
+    facts = run.provenance.get("hardware", {})
+    cpu = f"{facts.get('cpu', 'unknown processor')}, {_number(facts.get('threads', '?'), 'thread')}"
+    return f"{facts['gpu']}; {cpu}" if facts.get("gpu") else f"{cpu}, no GPU"
+
+
+def _dates(runs: list[FinishedRun]) -> str:
+    training = [run.provenance["training"] for run in runs if "started" in run.provenance.get("training", {})]
+    if not training:
+        return "Not trained here."
+    days = sorted({entry["started"][:10] for entry in training})
+    seconds = sum(entry.get("wall_s", 0.0) for entry in training)
+    took = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    return f"Trained {' to '.join(days if len(days) == 1 else [days[0], days[-1]])}, {took} in all."
+
+
+def _unique(runs: Iterable[FinishedRun], value: Callable[[FinishedRun], Any]) -> list[str]:
+    return [str(item) for item in sorted({value(run) for run in runs})]
+
+
+def _plural(items: list[str]) -> str:
+    return f" {items[0]}" if len(items) == 1 else f"s {', '.join(items)}"
+
+
+def _number(count: int | str, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _join(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _code(commit: str | None) -> str:
+    return f"`{commit}`" if commit else "unknown"

@@ -1,0 +1,96 @@
+"""Pretraining of an encoder for the miniatures, where no published weights are at hand. Not part of the paper's method.
+
+The task: in a collage of materials, tell at every position of layers 1, 2 and 3 which material is there. It teaches
+local features in a few hundred small steps, because every position is a training example.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from omniad.config import PretrainSettings
+from omniad.data.miniature.collages import collages, materials
+from omniad.data.packs import normalise
+from omniad.files import atomic_write
+from omniad.models.encoder import Encoder
+
+LEARNING_RATE = 5e-3
+WEIGHT_DECAY = 1e-2
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(encoder_name: str, width: int, settings: PretrainSettings, seed: int, out_file: Path) -> list[float]:
+    """Train an encoder on collages of training areas, on the CPU, and write its weights under torchvision's names.
+
+    Args:
+        encoder_name: of `model.encoder`; `width` is its `encoder_width`.
+        settings: steps, collages a step, their side in pixels.
+        seed: of the weights and the collages; the same seed and thread count give the same file.
+        out_file: .safetensors, as `omniad.models.load_weights` reads it.
+
+    Returns:
+        The loss of every step: cross-entropy, summed over the three layers.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    sources = list(materials(seed).values())
+    encoder = Encoder(encoder_name, width)
+    losses = _fit(encoder, sources, settings, rng, f"pretrain {encoder_name}, width {width}")
+    with atomic_write(out_file, "wb") as file:
+        file.write(safetensors.torch.save(encoder.state_dict()))
+    return losses
+
+
+def _fit(
+    encoder: Encoder, sources: list[list[np.ndarray]], settings: PretrainSettings, rng: np.random.Generator, title: str
+) -> list[float]:
+    heads = nn.ModuleList(nn.Conv2d(channels, len(sources), 1) for channels in encoder.channels)
+    encoder.requires_grad_(True)
+    for module in encoder.modules():  # `encoder.train()` keeps the encoder frozen; here BatchNorm has to learn
+        module.training = True
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=settings.steps, pct_start=0.2)
+    losses = []
+    for step in tqdm(range(settings.steps), desc=title, unit="step", disable=not sys.stderr.isatty()):
+        images, labels = collages(sources, settings.batch_size, settings.crop_size, rng)
+        loss = _loss(_feature_maps(encoder, normalise(images)), heads, torch.from_numpy(labels))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step == 0 or step + 1 == settings.steps:
+            log.info("%s: step %d of %d, loss %.3f", title, step + 1, settings.steps, losses[-1])
+    return losses
+
+
+def _feature_maps(encoder: Encoder, images: Tensor) -> list[Tensor]:
+    """As the encoder's own forward, with gradients: (B, 3, H, W) -> maps at 1/4, 1/8, 1/16."""
+    x = encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(images))))
+    maps = []
+    for layer in (encoder.layer1, encoder.layer2, encoder.layer3):
+        x = layer(x)
+        maps.append(x)
+    return maps
+
+
+def _loss(maps: list[Tensor], heads: nn.ModuleList, labels: Tensor) -> Tensor:
+    """Cross-entropy at every position, summed over the layers; `labels` (B, S, S) are read at positions' centres."""
+    total = maps[0].new_zeros(())
+    for feature_map, head in zip(maps, heads, strict=True):
+        stride = labels.shape[1] // feature_map.shape[2]
+        centres = labels[:, stride // 2 :: stride, stride // 2 :: stride]  # (B, h, w)
+        total = total + nn.functional.cross_entropy(head(feature_map), centres)
+    return total

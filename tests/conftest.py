@@ -1,0 +1,21 @@
+"""Settings and fixtures shared by all tests."""
+
+import os
+import subprocess
+
+import pytest
+
+# Small tensors are slower on many threads, and the suite's own processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 5 MB; only root may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", folder], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("no right to mount a small disk here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

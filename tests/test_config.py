@@ -1,0 +1,148 @@
+"""The configuration: what is shipped is valid, and what is wrong is refused in words that help."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from omniad.config import (
+    CONFIG_FOLDER,
+    DEFAULT_FILES,
+    RunSettings,
+    Settings,
+    load_run_settings,
+    load_settings,
+    merge,
+    read_yaml,
+    run_settings,
+    to_yaml,
+)
+from omniad.errors import UserError
+
+OVERLAYS = sorted(file for file in CONFIG_FOLDER.glob("*.yaml") if file.name not in DEFAULT_FILES)
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    """Write an overlay file and return its path."""
+
+    def write(values) -> Path:
+        file = tmp_path / "overlay.yaml"
+        file.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+        return file
+
+    return write
+
+
+def test_the_project_file_spells_out_the_defaults():
+    spelled = read_yaml(CONFIG_FOLDER / "config.yaml")
+    defaults = Settings().model_dump()
+    for group in ("title", "results", "datasets", "seeds", "data", "model", "training", "evaluation"):
+        assert spelled[group] == defaults[group], group
+
+
+def test_the_protocol_is_the_papers():
+    settings = load_settings()
+    default = run_settings(settings, "mvtec", "default")
+    assert default.data.image_size == 256  # section IV-A
+    assert (default.model.encoder, default.model.depths, default.model.tokens) == ("resnet34", [3, 9, 9, 7], 64)
+    assert (default.training.epochs, default.training.learning_rate, default.training.weight_decay) == (500, 1e-3, 1e-4)
+    epochs = {name: run_settings(settings, name, "released").training.epochs for name in settings.datasets}
+    assert epochs == {"mvtec": 1000, "visa": 1000, "realiad": 100}
+
+
+def test_19_trainings_a_seed_serve_all_tables():
+    settings = load_settings()
+    rows = {(row.dataset, row.run) for table in settings.tables.values() for row in table.rows if row.run}
+    assert len(rows) == 19
+    assert len({run for dataset, run in rows if dataset == "mvtec"} - {"default"}) == 16
+
+
+@pytest.mark.parametrize("file", OVERLAYS, ids=lambda file: file.name)
+def test_every_shipped_overlay_and_run_is_valid(file):
+    settings = load_settings(file)
+    for dataset in settings.datasets:
+        for run in settings.runs:
+            assert run_settings(settings, dataset, run).run == run
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"trainng": {}}, ["unknown key 'trainng'", "training"]),
+        ({"training": {"epoch": 3}}, ["unknown key 'training.epoch'", "epochs"]),
+        ({"training": {"epochs": "3"}}, ["'training.epochs'", "integer", "'3'"]),
+        ("training: {learning_rate: 1e-3}", ["'training.learning_rate'", "0.001"]),
+        ({"training": {"epochs": 0}}, ["'training.epochs'", "greater than or equal to 1"]),
+        ({"training": {"learning_rate": float("nan")}}, ["'training.learning_rate'", "finite"]),
+        ({"model": {"tokens": 50}}, ["'model.tokens'", "square", "50"]),
+        ({"model": {"depths": [3, 9, 9]}}, ["'model.depths'", "4 items"]),
+        ({"model": {"encoder": "resnet35"}}, ["'model.encoder'", "resnet34", "'resnet35'"]),
+        ({"data": {"image_size": 250}}, ["'data.image_size'", "32"]),
+        ({"runs": {"mine": {"model": {"token": 16}}}}, ["'runs.mine.model.token'", "tokens"]),
+        ({"runs": {"mine": {"modle": {}}}}, ["'runs.mine.modle'", "model"]),
+        ({"runs": {"mine": {"per_dataset": {"btad": {}}}}}, ["runs.mine.per_dataset", "'btad'", "mvtec"]),
+        ({"tables": {"table1": {"rows": [{"labl": "x"}]}}}, ["'tables.table1.rows.0.labl'", "label"]),
+        ({"tables": {"table4": {"rows": [{"label": "16", "run": "tokens16"}]}}}, ["'tokens16'", "tokens_16"]),
+        ({"sources": {"mvtec": {"fodler": "x"}}}, ["'sources.mvtec.fodler'", "folder"]),
+        ({"datasets": ["mvtek"]}, ["'mvtek'", "mvtec, visa, realiad"]),
+        ({"datasets": ["mvtec", "mvtec"]}, ["'datasets'", "twice"]),
+        ({"seeds": []}, ["'seeds'", "at least 1"]),
+        ({"seeds": 0}, ["'seeds'", "list"]),
+        ("- a\n- b\n", ["must hold keys and values"]),
+        ("a: [", ["not valid YAML"]),
+    ],
+)
+def test_a_mistake_is_told_with_its_path_and_what_is_allowed(overlay, values, told):
+    with pytest.raises(UserError) as error:
+        load_settings(overlay(values))
+    assert all(text in str(error.value) for text in [*told, "overlay.yaml"]), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_all_mistakes_are_told_at_once(overlay):
+    with pytest.raises(UserError) as error:
+        load_settings(overlay({"training": {"epoch": 1}, "model": {"tokens": 50}}))
+    assert "training.epoch" in str(error.value)
+    assert "model.tokens" in str(error.value)
+
+
+def test_unknown_runs_and_data_sets_name_those_that_exist():
+    settings = load_settings()
+    with pytest.raises(UserError, match=r"no 'tokens_64'.*tokens_16"):
+        run_settings(settings, "mvtec", "tokens_64")
+    with pytest.raises(UserError, match=r"no 'btad'.*mvtec, visa, realiad"):
+        run_settings(settings, "btad", "default")
+    with pytest.raises(UserError, match=r"absent.yaml: no such file"):
+        load_settings("absent.yaml")
+
+
+def test_yaml_from_strangers_executes_nothing(overlay, tmp_path):
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_settings(overlay(f"title: !!python/object/apply:os.mkdir ['{tmp_path}/made']"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_run_folder_keeps_its_settings(tmp_path):
+    settings = run_settings(load_settings(), "visa", "kv_q")
+    (tmp_path / "config.yaml").write_text(to_yaml(settings))
+    assert load_run_settings(tmp_path) == settings
+    assert isinstance(settings, RunSettings)
+
+
+def test_merge_goes_key_by_key_and_replaces_lists():
+    assert merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}, "d": 4}) == {"a": {"b": 1, "c": [3]}, "d": 4}
+
+
+def test_outside_a_checkout_the_defaults_stand_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr("omniad.config.CONFIG_FOLDER", tmp_path / "absent")
+    settings = load_settings_without_sources(tmp_path)
+    assert settings.training.epochs == 500
+
+
+def load_settings_without_sources(folder: Path) -> Settings:
+    """Defaults alone name three data sets and no source of them: an overlay brings its own."""
+    file = folder / "own.yaml"
+    source = {"title": "Mine", "layout": "mvtec", "folder": "parts"}
+    file.write_text(yaml.safe_dump({"datasets": ["mine"], "sources": {"mine": source}}))
+    return load_settings(file)

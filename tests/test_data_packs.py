@@ -1,0 +1,209 @@
+"""Packs: what PIL gives, bit for bit; whole after a kill; every broken image named; a full disk told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from omniad.config import SourceSettings
+from omniad.data import growing_pack, pack_writer
+from omniad.data.index import write_index
+from omniad.data.pack_writer import write_pack
+from omniad.data.packs import NOTE, open_pack
+from omniad.errors import UserError
+
+SIZE = 32
+COUNT = 40
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """40 images of different kinds and sizes, 10 of them with masks; batches of 4."""
+    monkeypatch.setattr(pack_writer, "BATCH", 4)
+    monkeypatch.setattr(growing_pack, "BATCH", 4)
+    monkeypatch.setattr(pack_writer, "AHEAD", 1)
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        side = 50 + number
+        pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+        place = tmp_path / "set/nut" / ("test/bent" if number < 10 else "train/good")
+        place.mkdir(parents=True, exist_ok=True)
+        suffix = "jpg" if number % 3 == 0 else "png"
+        Image.fromarray(pixels[..., 0] if number % 5 == 0 else pixels).save(place / f"{number:03}.{suffix}")
+        if number < 10:
+            mask = np.zeros((side, side), np.uint8)
+            mask[10:25, 5 : 20 + number] = number + 1  # any value above 0 is defect
+            (tmp_path / "set/nut/ground_truth/bent").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / f"set/nut/ground_truth/bent/{number:03}_mask.png")
+    return tmp_path / "set"
+
+
+def pack(folder, size=SIZE):
+    source = SourceSettings(title="Set", layout="mvtec", folder=str(folder))
+    index = folder.parent / "prepared/own/index.csv"
+    if not index.exists():
+        write_index(source, index)
+    write_pack(source, index, index.parent / str(size), size)
+    return open_pack(index.parent / str(size))
+
+
+def counted(monkeypatch):
+    """The images that are decoded from now on."""
+    decoded = []
+
+    def read(file, size, read=pack_writer.read_image):
+        decoded.append(file)
+        return read(file, size)
+
+    monkeypatch.setattr(pack_writer, "read_image", read)
+    return decoded
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_images_and_masks_are_pils_bit_for_bit(folder):
+    made = pack(folder)
+    assert made.images.shape == (COUNT, SIZE, SIZE, 3)
+    for row, (image, mask) in enumerate(zip(made.index["image"], made.index["mask"], strict=True)):
+        pixels = Image.open(folder / image).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(made.images[row], np.asarray(pixels))
+        expected = np.zeros((SIZE, SIZE))
+        if mask:
+            defect = Image.fromarray((np.asarray(Image.open(folder / mask)) > 0).astype(np.float32))
+            expected = np.asarray(defect.resize((SIZE, SIZE), Image.Resampling.BILINEAR)) > 0.5
+            assert expected.any()
+        np.testing.assert_array_equal(made.masks[row], expected)
+    assert names(made.folder) == ["images.npy", "masks.npy", NOTE]
+
+
+def test_the_digest_is_of_the_content_and_each_resolution_has_its_own(folder):
+    first, other = pack(folder), pack(folder, 16)
+    assert first.digest != other.digest
+    (first.folder / NOTE).unlink()
+    assert pack(folder).digest == first.digest
+
+
+def test_every_broken_image_is_named_not_only_the_first(folder, monkeypatch):
+    files = [folder / f"nut/train/good/{number:03}.{suffix}" for number, suffix in ((20, "png"), (33, "jpg"))]
+    mask = folder / "nut/ground_truth/bent/003_mask.png"
+    whole = {file: file.read_bytes() for file in (*files, mask)}
+    for file, content in whole.items():
+        file.write_bytes(content[: len(content) // 2])  # the header stays readable
+    with pytest.raises(UserError) as raised:
+        pack(folder)
+    assert "3 images can't be read" in str(raised.value)
+    assert all(str(file) in str(raised.value) for file in whole)
+    assert not (folder.parent / f"prepared/own/{SIZE}/{NOTE}").exists()
+    for file, content in whole.items():
+        file.write_bytes(content)
+    decoded = counted(monkeypatch)
+    made = pack(folder)
+    assert 0 < len(decoded) <= COUNT  # the index is sorted: the test images, broken ones among them, come first
+    assert made.images.any(axis=(1, 2, 3)).all()
+
+
+def stopped(folder, monkeypatch, after=30):
+    """Stop the packing after some images, as a kill would: files are left as they are."""
+
+    def read(file, size, read=pack_writer.read_image, seen=[]):  # noqa: B006
+        seen.append(file)
+        if len(seen) > after:
+            raise KeyboardInterrupt
+        return read(file, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_writer, "read_image", read)
+        with pytest.raises(KeyboardInterrupt):
+            pack(folder)
+    return folder.parent / f"prepared/own/{SIZE}"
+
+
+@pytest.mark.parametrize("harm", ["none", "cut", "changed", "torn note", "other PIL"])
+def test_what_a_stopped_call_did_is_kept_as_far_as_its_hashes_vouch_for_it(folder, monkeypatch, harm):
+    place = stopped(folder, monkeypatch)
+    noted = len((place / ".progress.part").read_text().splitlines()) - 1
+    assert noted >= 2
+    images = place / ".images.npy.part"
+    content = bytearray(images.read_bytes())
+    if harm == "cut":
+        images.write_bytes(content[: 128 + 4 * noted * SIZE * SIZE * 3 - 1])  # one byte of the last batch that is noted
+    elif harm == "changed":
+        content[200] ^= 1  # in the first batch
+        images.write_bytes(content)
+    elif harm == "torn note":
+        text = (place / ".progress.part").read_text()
+        (place / ".progress.part").write_text(text[:-30])
+    elif harm == "other PIL":
+        monkeypatch.setattr(growing_pack.PIL, "__version__", "0")
+    decoded = counted(monkeypatch)
+    made = pack(folder)
+    kept = {"none": noted, "cut": noted - 1, "changed": 0, "torn note": noted - 1, "other PIL": 0}[harm]
+    assert len(decoded) == COUNT - 4 * kept
+    for row, image in enumerate(made.index["image"]):
+        pixels = Image.open(folder / image).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(made.images[row], np.asarray(pixels))
+    note = json.loads((place / NOTE).read_text())
+    (place / NOTE).unlink()
+    pack(folder)
+    assert json.loads((place / NOTE).read_text()) == note  # the digest of a resumed pack is that of a fresh one
+
+
+def test_a_disk_without_room_is_told_before_the_work(folder, monkeypatch):
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(growing_pack.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(UserError, match=r"the pack needs 0\.0 GiB more and the disk has 0\.0"):
+        pack(folder)
+
+
+def test_a_disk_that_fills_up_is_told_and_the_work_goes_on_elsewhere(folder, monkeypatch, small_disk):
+    monkeypatch.setattr(growing_pack, "_check_room", lambda folder, needed: None)
+    source = SourceSettings(title="Set", layout="mvtec", folder=str(folder))
+    index = folder.parent / "index.csv"
+    write_index(source, index)
+    with pytest.raises(UserError, match="No space left on device; free space"):
+        write_pack(source, index, small_disk / "256", 256)
+    assert not (small_disk / "256" / NOTE).exists()
+    subprocess.run(["mount", "-o", "remount,size=40m", small_disk], check=True)
+    decoded = counted(monkeypatch)
+    write_pack(source, index, small_disk / "256", 256)
+    assert 0 < len(decoded) < COUNT
+
+
+def test_kill_in_the_middle_then_the_same_command_ends_right(tmp_path, monkeypatch):
+    """The index names one large image 400 times: seconds of work, and every row of the pack must be the same."""
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    rows = ["class,split,label,defect,image,mask", *["nut,train,0,good,a.png,"] * 400]
+    (tmp_path / "index.csv").write_text("\n".join(rows) + "\n")
+    overlay = {"sources": {"own": {"title": "Set", "layout": "mvtec", "folder": "."}}, "datasets": ["own"]}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(overlay | {"data": {"image_size": 64}}))
+    command = [sys.executable, "-m", "omniad", "pack", "--dataset", "own", "--index", "index.csv", "--out", "64"]
+    process = subprocess.Popen([*command, "--config", "own.yaml"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    notes = tmp_path / "64/.progress.part"
+    deadline = time.monotonic() + 60
+    while not (notes.exists() and len(notes.read_text().splitlines()) > 4):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "64" / NOTE).exists()
+    answer = subprocess.run(
+        [*command, "--config", "own.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "going on after" in answer.stderr
+    expected = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR))
+    images = np.load(tmp_path / "64/images.npy")
+    assert images.shape == (400, 64, 64, 3)
+    assert (images == expected).all()
+    assert names(tmp_path / "64") == ["images.npy", "masks.npy", NOTE]
+    assert os.access(tmp_path / "64/images.npy", os.R_OK)

@@ -1,0 +1,56 @@
+"""One device, one process: the lock outlives nothing but its holder."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from omniad import devices
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from omniad.devices import lock_first_free
+print(lock_first_free(["a", "b"], Path(sys.argv[1])), flush=True)
+time.sleep(60)
+"""
+
+
+def _holder(folder: Path) -> tuple[subprocess.Popen, int]:
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    return process, int(process.stdout.readline())
+
+
+def test_two_processes_never_share_a_device_and_a_killed_one_frees_it(tmp_path):
+    first, device_of_first = _holder(tmp_path)
+    second, device_of_second = _holder(tmp_path)
+    assert {device_of_first, device_of_second} == {0, 1}
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    third, device_of_third = _holder(tmp_path)
+    assert device_of_third == device_of_first
+    for process in (second, third):
+        process.kill()
+        process.wait()
+    for process in (first, second, third):
+        assert process.stdout
+        process.stdout.close()
+
+
+def test_gpus_are_counted_as_listed_and_as_visible(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: X (UUID: GPU-1)'\necho 'GPU 1: X (UUID: GPU-2)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices.count_gpus() == 2
+    for visible, expected in [("1", 1), ("", 0), ("0,1", 2)]:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert devices.count_gpus() == expected
+
+
+def test_without_the_driver_there_is_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert devices.count_gpus() == 0

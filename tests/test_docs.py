@@ -1,0 +1,72 @@
+"""The documents: every command in them is one that exists, every link leads somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from omniad.cli import main, make_parser
+from omniad.config import load_settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCUMENTS = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "results/README.md"]
+
+
+def commands(program: str) -> list[str]:
+    """Every line of a code block, in all documents, that calls a program; without what stands behind a `#`."""
+    blocks = [block for file in DOCUMENTS for block in re.findall(r"```\w*\n(.*?)```", file.read_text(), re.DOTALL)]
+    lines = {line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()}
+    return sorted(line for line in lines if line.startswith(program + " "))
+
+
+@pytest.mark.parametrize("line", commands("omniad"))
+def test_every_omniad_command_is_understood(line):
+    make_parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("line", commands("snakemake"))
+def test_every_snakemake_command_names_targets_that_exist(line):
+    words = shlex.split(line)[1:]
+    targets = {
+        "data",
+        "complexity",
+        "ablations",
+        "figures",
+        "table1_released",
+        "report",
+        "all",
+        *load_settings().tables,
+    }
+    bare = [word for word in words if re.fullmatch(r"[a-z]\w*", word) and word not in ("all", "slurm")]
+    assert set(bare) <= targets, line
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+def test_links_to_files_of_the_project_lead_somewhere(file):
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", file.read_text())
+    assert [target for target in targets if not (file.parent / target).exists()] == []
+
+
+def test_a_mistake_is_one_line_and_a_traceback_on_request(capsys):
+    arguments = ["train", "--dataset", "mvtek", "--run", "default", "--seed", "0", "--out", "never"]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "there is no 'mvtek'; there is: mvtec, visa, realiad" in error
+    assert error.count("\n") == 1
+    with pytest.raises(Exception, match="mvtek"):
+        main([*arguments, "--debug"])
+
+
+@pytest.mark.parametrize("command", ["--help", "train --help", "metrics --help", "import-released --help"])
+def test_help_needs_no_heavy_import(command):
+    """`--help` answers at once: torch alone would take seconds."""
+    code = (
+        "import atexit, sys; from omniad.cli import make_parser;"
+        " atexit.register(lambda: print('torch' in sys.modules)); make_parser().parse_args(sys.argv[1:])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True)
+    assert answer.stdout.endswith("False\n")
+    assert "Example" in answer.stdout or command == "--help"

@@ -1,0 +1,72 @@
+"""What the paper prints, against facts that stand in the paper itself."""
+
+import pytest
+from reporting_results import SEVEN
+
+from omniad.config import load_settings
+from omniad.errors import UserError
+from omniad.reporting.paper import PAPER_FOLDER, Printed, read_paper
+
+HEAD = "dataset,row,metric,value,note\n"
+# Rows times columns of the paper's tables; RLR prints 2 of its 8.
+NUMBERS = {
+    "table1": 21 * 8 - 6,
+    "table2": 3 * 7,
+    "table3": 4 * 7,
+    "table4": 12,
+    "table5": 3 * 7,
+    "table6": 12,
+    "table7": 12,
+}
+
+
+@pytest.fixture(scope="module")
+def printed():
+    return {name: read_paper(PAPER_FOLDER / table.paper) for name, table in load_settings().tables.items()}
+
+
+def test_no_number_of_the_paper_is_missing(printed):
+    assert {name: len(numbers) for name, numbers in printed.items()} == NUMBERS
+
+
+def test_every_printed_number_has_a_cell_in_the_configured_tables(printed):
+    for name, table in load_settings().tables.items():
+        cells = {(row.dataset, row.label, column) for row in table.rows for column in table.columns}
+        assert set(printed[name]) <= cells
+
+
+def test_every_printed_mad_is_the_mean_of_its_seven_metrics(printed):
+    numbers = printed["table1"]
+    rows = [(dataset, row) for dataset, row, metric in numbers if metric == "mAD"]
+    assert len(rows) == 20
+    for dataset, row in rows:
+        mean = sum(numbers[dataset, row, metric].value for metric in SEVEN) / 7
+        assert numbers[dataset, row, "mAD"].value == pytest.approx(mean, abs=0.0501)
+
+
+@pytest.mark.parametrize(("text", "decimals"), [("468", 0), ("29.9", 1), ("12.0", 1)])
+def test_printed_precision(text, decimals):
+    assert Printed(text).decimals == decimals
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + "mvtec,Q,P-AP,fifty,\n", "line 2: 'fifty' is not a number"),
+        (HEAD + "mvtec,Q,P-AP,,\n", "line 2: '' is not a number"),
+        (HEAD + "mvtec,Q,P-AP,nan,\n", "line 2: 'nan' is not a number"),
+        (HEAD + "mvtec,Q,P-AP,1,\nmvtec,Q,P-AP,2,\n", "line 3: mvtec, Q, P-AP stands there twice"),
+        ("row,metric,value\nQ,P-AP,1\n", "the first line must be dataset,row,metric,value,note"),
+    ],
+)
+def test_a_bad_file_is_named_with_what_to_mend(tmp_path, text, message):
+    file = tmp_path / "table9.csv"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        read_paper(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.csv"):
+        read_paper(tmp_path / "nothing.csv")

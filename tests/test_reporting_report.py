@@ -1,0 +1,208 @@
+"""The report as a whole, on the configured tables and hand-made results."""
+
+import csv
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from reporting_results import SEVEN, miniature_settings, paper_settings, tables_of, write_examples, write_run
+
+from omniad.config import load_settings
+from omniad.reporting import write_complexity, write_report
+from omniad.reporting.paper import PAPER_FOLDER, read_paper
+from omniad.reporting.report import PAPER_VS_CODE
+
+TABLES = [f"Table {number}: " for number in ("I", "II", "III", "IV", "V", "VI", "VII")]
+VALUES: dict[str, float | None] = dict.fromkeys((*SEVEN, "mAD"), 0.5)
+CONFIGURED = load_settings()
+TITLES = {source.title: name for name, source in CONFIGURED.sources.items()}
+
+
+def without_note(cell: str) -> str:
+    """A cell without the letter of its footnote."""
+    return re.sub(r" \([a-z]\)$", "", cell)
+
+
+def write_counts(settings) -> None:
+    rows = [
+        {"table": table, "row": row.label, "variant": variant, "parameters": 1_250_000, "macs": 3_000_000_000}
+        for table, entry in settings.tables.items()
+        for row in entry.rows
+        for variant in ("released", "equations")
+        if row.run
+    ]
+    write_complexity(rows, Path(settings.results) / "complexity.csv")
+
+
+@pytest.fixture(scope="module")
+def nothing_run(tmp_path_factory):
+    return write_report(paper_settings(tmp_path_factory.mktemp("nothing")))
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """A finished miniature: every run of every table with one seed, its costs and its examples."""
+    values = CONFIGURED.model_dump()
+    values["runs"]["resnet50"]["note"] = "Half as wide | as it should be."
+    settings = miniature_settings(tmp_path_factory.mktemp("miniature"), seeds=[0], runs=values["runs"])
+    wanted = {(row.dataset, row.run) for table in settings.tables.values() for row in table.rows if row.run}
+    for dataset, run in wanted:
+        folder = write_run(settings, dataset, run, 0, VALUES)
+        if run == "default":
+            write_examples(folder, "coins")
+    write_counts(settings)
+    return write_report(settings)
+
+
+def test_without_runs_every_table_shows_print_and_what_to_type(nothing_run):
+    text = nothing_run.read_text()
+    assert "**Nothing was run yet.**" in text
+    assert [line for line in text.splitlines() if line.startswith("## Table")] == [
+        f"## {label}{table.title}" for label, table in zip(TABLES, CONFIGURED.tables.values(), strict=True)
+    ]
+    for name in CONFIGURED.tables:
+        assert f"`snakemake --cores all {name} --configfile " in text
+    assert "`snakemake --cores all figures --configfile " in text
+    assert "`snakemake --cores all complexity --configfile " in text
+
+
+@pytest.mark.parametrize("report", ["nothing_run", "miniature"])
+def test_tables_are_whole_and_in_the_papers_order(report, request):
+    tables = tables_of(request.getfixturevalue(report).read_text())
+    for lines, entry in zip(tables, CONFIGURED.tables.values(), strict=True):
+        assert {len(line) for line in lines} == {len(lines[0])}
+        assert all(cell for line in lines for cell in line)
+        label = lines[0].index(entry.head)
+        names = list(dict.fromkeys((line[0], without_note(line[label])) for line in lines[1:]))
+        assert [name for _, name in names] == [row.label for row in entry.rows]
+
+
+@pytest.mark.parametrize("report", ["nothing_run", "miniature"])
+def test_every_printed_number_stands_in_its_row_and_column(report, request):
+    tables = tables_of(request.getfixturevalue(report).read_text())
+    for (head, *lines), entry in zip(tables, CONFIGURED.tables.values(), strict=True):
+        heads = {"parameters": "Params (M)<br>paper", "FLOPs": "FLOPs (G)<br>paper"}
+        shown = {}
+        for line in lines:
+            if "Source" in head and line[head.index("Source")] != "paper":
+                continue
+            dataset = TITLES[line[0]] if "Data set" in head else "mvtec"
+            for column in entry.columns:
+                place = column if column in head else heads.get(column, f"{column}<br>paper")
+                key = (dataset, without_note(line[head.index(entry.head)]), column)
+                shown[key] = without_note(line[head.index(place)])
+        printed = read_paper(PAPER_FOLDER / entry.paper)
+        numbers = {key: text for key, text in shown.items() if text != "\N{EN DASH}"}
+        assert numbers == {key: number.text for key, number in printed.items()}
+
+
+def test_a_finished_miniature_lacks_nothing_and_says_what_it_is(miniature):
+    text = miniature.read_text()
+    title = "# Omni-AD: a reproduction (miniature data: accuracies are not comparable with the paper)"
+    assert text.splitlines()[0] == title
+    cells = [cell for table in tables_of(text) for line in table for cell in line]
+    assert not {"not run", "undefined", "difference"} & set(cells)
+    ours = [line for table in tables_of(text) for line in table if "ours, equations (miniature)" in line]
+    assert len(ours) == 3 + 3 + 4 + 3  # rows with a run in Tables I, II, III and V
+    assert {cell for line in ours for cell in line[-7:]} == {"50.0"}
+    assert text.count("**Miniature data: these accuracies are not comparable with the paper's") == 7
+
+
+def test_the_first_paragraph_says_what_was_run(miniature):
+    paragraph = miniature.read_text().split("\n\n")[1]
+    for fact in (
+        "19 runs on MVTec-AD (miniature), VisA (miniature) and Real-IAD (miniature), seed 0.",
+        "variant `equations`",
+        "Epochs: 500.",
+        "256 x 256 pixels, computed in fp32",
+        "`resnet34`; `resnet18` in `resnet18`",
+        "IMAGENET1K_V1, pretrained on ImageNet-1k",
+        "Test CPU, 2 threads, no GPU",
+        "Trained 2026-03-01, 28.5 min in all.",  # 19 times 90 seconds
+        "Commit: `abc123`.",
+    ):
+        assert fact in paragraph
+
+
+def test_runs_that_differ_are_told_apart(tmp_path):
+    settings = paper_settings(tmp_path)
+    write_run(settings, "mvtec", "default", 0, VALUES)
+    for dataset in ("mvtec", "realiad"):
+        write_run(settings, dataset, "released", 1, VALUES)
+    paragraph = write_report(settings).read_text().split("\n\n")[1]
+    assert "3 runs on MVTec-AD and Real-IAD, seeds 0, 1." in paragraph
+    assert "Epochs: 500; 1000 in `released` on MVTec-AD; 100 in `released` on Real-IAD." in paragraph
+    assert "variant `released`; variant `equations` in `default`" in paragraph
+    assert "Trained 2026-03-01 to 2026-03-02" in paragraph
+
+
+def test_costs_of_a_miniature_are_shown_beside_print(miniature):
+    table = tables_of(miniature.read_text())[6]
+    row = next(line for line in table if line[0].startswith("ResNet50"))
+    # 1.25 M parameters and 3 G multiply-adds, as written above; 468 and 114 are printed without decimals.
+    assert row[:7] == ["ResNet50 (a)", "468", "1", "1", "114", "3", "3"]
+    assert "(a) Half as wide | as it should be." in miniature.read_text()
+
+
+def test_links_lead_somewhere(miniature):
+    text = miniature.read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    targets = [(miniature.parent / link).resolve() for link in links]
+    assert PAPER_VS_CODE in targets
+    assert not [link for link in links if Path(link).is_absolute()]
+    assert not [target for target in targets if target != PAPER_VS_CODE and not target.is_file()]
+    assert (miniature.parent / "figures" / "figure3.png").resolve() in targets
+
+
+def test_each_table_is_a_file_in_three_formats(miniature):
+    folder = miniature.parent / "tables"
+    for name in CONFIGURED.tables:
+        (table,) = tables_of((folder / f"{name}.md").read_text())
+        assert (folder / f"{name}.tex").is_file()
+        with (folder / f"{name}.csv").open() as file:
+            lines = list(csv.DictReader(file))
+        printed = read_paper(PAPER_FOLDER / CONFIGURED.tables[name].paper)
+        found = {(line["dataset"], line["row"], line["column"]): line["paper"] for line in lines if line["paper"]}
+        assert found == {key: number.text for key, number in printed.items()}
+        assert {"published", "exact"} <= {line["definition"] for line in lines}
+        assert len(table) > 1
+
+
+@pytest.mark.parametrize("name", list(CONFIGURED.tables))
+def test_latex_has_as_many_cells_as_columns(miniature, name):
+    source = (miniature.parent / "tables" / f"{name}.tex").read_text()
+    assert source.isascii()
+    text = "\n".join(line for line in source.splitlines() if not line.startswith("%"))
+    begins, ends = (re.findall(rf"\\{word}{{(\w+)}}", text) for word in ("begin", "end"))
+    assert begins == ends[::-1] == ["document", "table", "tabular"]
+    columns = re.search(r"\\begin{tabular}{(l+r+)}", text)
+    assert columns
+    body = text[columns.end() : text.index(r"\end{tabular}")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    entry = CONFIGURED.tables[name]
+    assert len(lines) > len(entry.rows)
+    assert {len(re.split(r"(?<!\\)&", line)) for line in lines} == {len(columns[1])}
+    assert [body.count(rule) for rule in (r"\toprule", r"\bottomrule")] == [1, 1]
+    assert text.count("{") == text.count("}")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
+@pytest.mark.parametrize("name", ["table1", "table7"])
+def test_latex_compiles_as_it_is(miniature, name, tmp_path):
+    source = miniature.parent / "tables" / f"{name}.tex"
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", source]
+    log = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert log.returncode == 0, log.stdout[-2000:]
+    assert "Overfull" not in log.stdout
+
+
+def test_the_same_results_give_the_same_files(tmp_path):
+    settings = miniature_settings(tmp_path, seeds=[0])
+    write_examples(write_run(settings, "mvtec", "default", 0, VALUES), "coins")
+    made = ["report.md", "measurements.csv", "tables/table1.md", "tables/table1.tex", "tables/table1.csv"]
+    write_report(settings)
+    first = {name: (tmp_path / name).read_bytes() for name in made}
+    write_report(settings)
+    assert {name: (tmp_path / name).read_bytes() for name in made} == first

@@ -1,0 +1,160 @@
+"""Training: the objective against closed forms, the schedule, and a small run from pack to checkpoint."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from omniad.config import ModelSettings, RunSettings, TrainingSettings, load_settings, merge, run_settings
+from omniad.data.index import write_index
+from omniad.data.pack_writer import write_pack
+from omniad.data.packs import open_pack
+from omniad.errors import UserError
+from omniad.models import build_model, load_model
+from omniad.training.features import TrainingFeatures
+from omniad.training.loop import train
+from omniad.training.objective import learning_rate, make_optimizer, reconstruction_loss
+
+TINY = {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 1, 1], "encoder_weights": "random", "tokens": 4}
+
+
+def test_both_losses_are_their_formulas():
+    rng = np.random.default_rng(0)
+    targets = [rng.normal(size=(2, c, s, s)) for c, s in [(3, 4), (6, 2), (12, 1)]]
+    outputs = [rng.normal(size=target.shape) for target in targets]
+    # Equation 6, written out: per image the squared norm over H_k W_k, summed over k; then the mean of the batch.
+    eq6 = np.mean(
+        [
+            sum(np.sum((t[b] - o[b]) ** 2) / (t.shape[2] * t.shape[3]) for t, o in zip(targets, outputs, strict=True))
+            for b in range(2)
+        ]
+    )
+    mean = sum(np.mean((t - o) ** 2) for t, o in zip(targets, outputs, strict=True))
+    tensors = [[torch.from_numpy(array) for array in arrays] for arrays in (targets, outputs)]
+    assert reconstruction_loss(*tensors, kind="eq6").item() == pytest.approx(eq6, rel=1e-12)
+    assert reconstruction_loss(*tensors, kind="mean").item() == pytest.approx(mean, rel=1e-12)
+
+
+def test_the_rate_drops_once_after_four_fifths():
+    settings = TrainingSettings(epochs=500)
+    rates = [learning_rate(epoch, settings) for epoch in range(500)]
+    assert rates[:400] == [1e-3] * 400
+    assert rates[400:] == [pytest.approx(1e-4)] * 100
+
+
+def test_weight_decay_spares_one_dimensional_parameters_and_the_encoder_is_left_out():
+    model = build_model(ModelSettings(**TINY))
+    decayed, spared = make_optimizer(model, TrainingSettings()).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0.0)
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert all(parameter.ndim <= 1 for parameter in spared["params"])
+    trained = {id(parameter) for group in (decayed, spared) for parameter in group["params"]}
+    assert trained.isdisjoint(id(parameter) for parameter in model.encoder.parameters())
+    outside = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
+    assert trained == {id(parameter) for parameter in outside}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunSettings:
+    """A run on a few textured images in MVTec-AD's layout, packed at 64 pixels."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, name in [*(("train/good", f"{i:03}") for i in range(7)), ("test/good", "000")]:
+        file = folder / "raw" / "tile" / split / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file)
+    source = {"title": "Tiles", "layout": "mvtec", "folder": str(folder / "raw")}
+    values = merge(
+        load_settings().model_dump(),
+        {
+            "datasets": ["tiles"],
+            "sources": {"tiles": source},
+            "data": {"prepared": str(folder), "image_size": 64},
+            "model": TINY,
+            "training": {"epochs": 5, "batch_size": 3},
+        },
+    )
+    settings = run_settings(type(load_settings()).model_validate(values), "tiles", "default")
+    write_index(settings.source, folder / "tiles" / "index.csv")
+    write_pack(settings.source, folder / "tiles" / "index.csv", settings.pack_folder, 64)
+    return settings
+
+
+def test_an_epoch_is_a_permutation_without_its_last_incomplete_batch(run):
+    pack = open_pack(run.pack_folder)
+    model = build_model(run.model)
+    features = TrainingFeatures(model, pack, 3, cache_gib=1, device=torch.device("cpu"))
+    assert features.steps_per_epoch == 2  # of 7 images
+    finest = [batch[0] for batch in features.epoch(seed=0, epoch=0)]
+    again = [batch[0] for batch in features.epoch(seed=0, epoch=0)]
+    other = [batch[0] for batch in features.epoch(seed=0, epoch=1)]
+    assert [batch.shape for batch in finest] == [(3, 8, 16, 16)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(finest, again, strict=True))
+    assert not torch.equal(torch.cat(finest), torch.cat(other))
+    assert len(torch.cat(finest).flatten(1).unique(dim=0)) == 6
+
+
+def test_cached_features_are_those_computed_anew(run):
+    pack, model, cpu = open_pack(run.pack_folder), build_model(run.model), torch.device("cpu")
+    cached = TrainingFeatures(model, pack, 3, cache_gib=1, device=cpu).epoch(0, 0)
+    fresh = TrainingFeatures(model, pack, 3, cache_gib=0, device=cpu).epoch(0, 0)
+    for kept, computed in zip(cached, fresh, strict=True):
+        for level, expected in zip(kept, computed, strict=True):
+            torch.testing.assert_close(level, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_fewer_images_than_a_batch_is_told(run):
+    with pytest.raises(UserError, match="7 training images are fewer than one batch of 8"):
+        TrainingFeatures(build_model(run.model), open_pack(run.pack_folder), 8, 1, torch.device("cpu"))
+
+
+def test_a_run_folder_is_complete_and_the_same_twice(run, tmp_path):
+    for name in ("one", "two"):
+        train(run, seed=3, out=tmp_path / name)
+    first, second = tmp_path / "one", tmp_path / "two"
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    assert (first / "config.yaml").read_bytes() == (second / "config.yaml").read_bytes()
+
+    with (first / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5"]
+    assert float(history[-1]["loss"]) < float(history[0]["loss"])
+    assert [float(row["learning_rate"]) for row in history] == pytest.approx([1e-3] * 4 + [1e-4])
+
+    provenance = json.loads((first / "provenance.json").read_text())
+    assert provenance["seed"] == 3
+    assert {"commit", "versions", "hardware", "data", "model_sha256", "config_sha256"} <= set(provenance)
+    assert str(tmp_path).encode() not in (first / "model.safetensors").read_bytes()
+
+    model = load_model(first)
+    assert not model.training
+    assert all(torch.isfinite(level).all() for level in model(torch.zeros(1, 3, 64, 64))[1])
+
+
+def test_another_seed_is_another_model(run, tmp_path):
+    train(run, seed=4, out=tmp_path / "four")
+    train(run, seed=5, out=tmp_path / "five")
+    assert (tmp_path / "four/model.safetensors").read_bytes() != (tmp_path / "five/model.safetensors").read_bytes()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
+    wild = run.model_copy(
+        update={"training": run.training.model_copy(update={"learning_rate": 1e30, "clip_norm": 0.0})}
+    )
+    with pytest.raises(UserError, match=r"loss is not finite in epoch \d; lower training.learning_rate"):
+        train(wild, seed=0, out=tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_missing_weights_and_packs_are_told_before_anything_is_written(run, tmp_path):
+    absent = run.model_copy(update={"model": run.model.model_copy(update={"encoder_weights": "absent.pth"})})
+    with pytest.raises(UserError, match=r"absent\.pth"):
+        train(absent, seed=0, out=tmp_path / "run")
+    unpacked = run.model_copy(update={"data": run.data.model_copy(update={"image_size": 96})})
+    with pytest.raises(UserError, match="no pack here"):
+        train(unpacked, seed=0, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,174 @@
+"""The workflow as a person types it: what would run, what does run, and what never runs again without need."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PARTS = ["Snakefile", "workflow", "config", "profiles", "slurm", "omniad"]
+
+# The demo at its smallest: Table I on one data set and Table IV, a handful of steps.
+TINY = {
+    "results": "results/demo",
+    "datasets": ["mvtec"],
+    "data": {"image_size": 64},
+    "model": {"encoder": "resnet18", "encoder_width": 8, "encoder_weights": "random", "depths": [1, 1, 1, 1]},
+    "training": {"epochs": 1},
+    "runs": {"resnet18": {"model": {"encoder_width": 8}}},
+}
+
+
+def snakemake(folder: Path, *arguments: str, expect: int = 0) -> str:
+    """Run Snakemake in a copy of the project, with that copy's package; its whole output."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    output = answer.stdout + answer.stderr
+    assert answer.returncode == expect, output
+    return output
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Rule -> number of jobs, from the table that Snakemake prints."""
+    table = output.partition("Job stats:")[2].partition("\ntotal")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The project as a fresh clone has it: no data, no results."""
+    folder = tmp_path_factory.mktemp("clone")
+    for part in PARTS:
+        source = REPOSITORY / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(clone) -> Path:
+    """That clone after table1 and table4 of the tiny demo."""
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    snakemake(clone, "table1", "table4", *DEMO)
+    return clone
+
+
+DEMO = ("--configfile", "config/demo.yaml", "tiny.yaml")
+
+
+def test_a_dry_run_needs_no_data(clone):
+    assert jobs(snakemake(clone, "table1", "-n"))["train"] == 3 * 3
+    assert jobs(snakemake(clone, "ablations", "-n"))["train"] == 17 * 3  # 16 ablations and the default, three seeds
+    assert jobs(snakemake(clone, "-n"))["train"] == 19 * 3
+    assert jobs(snakemake(clone, "table1_released", "-n"))["train"] == 3 * 3
+
+
+def test_seeds_and_data_sets_can_be_chosen(clone):
+    chosen = jobs(snakemake(clone, "table1", "-n", "--config", "seeds=[0]", "datasets=[mvtec]"))
+    assert (chosen["train"], chosen["pack"]) == (1, 1)
+
+
+def test_the_cluster_profile_is_found(clone):
+    assert jobs(snakemake(clone, "ablations", "-n", "--profile", "slurm"))["train"] == 17 * 3
+
+
+def test_targets_that_train_nothing(clone):
+    for target in ("data", "complexity", "report"):
+        assert "train" not in jobs(snakemake(clone, target, "-n"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config", "sedes=[0]"], "unknown key 'sedes'"),
+        (["--config", "datasets=[mvtek]"], "no 'mvtek'; there is: mvtec, visa, realiad"),
+        (["--config", "model={tokens: 50}"], "'model.tokens' must be a square"),
+        (["table9"], "table9"),
+    ],
+)
+def test_a_typo_is_told(clone, arguments, told):
+    output = snakemake(clone, "-n", *arguments, expect=1)
+    assert told in output
+    assert "Traceback" not in output
+
+
+def test_without_data_all_that_is_missing_is_told_and_nothing_is_left(tmp_path, clone, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nothing answers there: no network, wherever this runs
+    shutil.copytree(clone, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", ".snakemake"))
+    output = snakemake(tmp_path / "fresh", "table1", expect=1)
+    for told in (
+        "MVTec-AD",
+        "VisA",
+        "Real-IAD",
+        "mvtec_anomaly_detection.tar.xz",
+        "VisA_20220922.tar",
+        "huggingface.co",
+    ):
+        assert told in output, output
+    assert "resnet34-b627a593.pth" in output
+    assert "data/weights/" in output
+    assert "make demo" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "fresh" / "results").exists()
+    assert not (tmp_path / "fresh" / "data").exists()
+
+
+def test_two_trainings_never_share_a_processor(clone):
+    output = snakemake(clone, "table1", "-n", "--verbose")
+    assert re.search(r"gpu=1", output)
+    capped = snakemake(clone, "table1", "-n", "--resources", "gpu=5")
+    assert jobs(capped)["train"] == 9
+
+
+@pytest.mark.slow
+class TestFinished:
+    def test_the_report_is_there(self, finished):
+        report = (finished / "results/demo/report.md").read_text()
+        assert all(f"Table {number}" in report for number in ("I", "II", "III", "IV", "V", "VI", "VII"))
+        assert "not run" in report  # Table II's rows were not asked for
+
+    def test_a_second_time_there_is_nothing_to_do(self, finished):
+        assert "Nothing to be done" in snakemake(finished, "table1", "table4", *DEMO)
+
+    def test_an_edit_of_a_rules_text_retrains_nothing(self, finished):
+        rule = finished / "workflow/rules/train.smk"
+        text = rule.read_text()
+        rule.write_text(text.replace('"{OMNIAD} train', '"{OMNIAD}  train') + "\n# a remark\n")
+        assert rule.read_text() != text
+        assert "Nothing to be done" in snakemake(finished, "table1", "table4", "-n", *DEMO)
+        rule.write_text(text)
+
+    def test_an_edit_of_the_reporting_code_makes_the_report_alone(self, finished):
+        code = finished / "omniad/reporting/report.py"
+        text = code.read_text()
+        code.write_text(text + "\n# a remark\n")
+        planned = jobs(snakemake(finished, "table1", "table4", "-n", *DEMO))
+        assert {"report"} <= set(planned) <= {"report", "table1", "table4"}
+        code.write_text(text)
+
+    def test_a_changed_hyper_parameter_retrains_exactly_the_runs_that_have_it(self, finished):
+        change = finished / "change.yaml"
+        change.write_text(yaml.safe_dump({"runs": {"tokens_16": {"training": {"learning_rate": 0.003}}}}))
+        output = snakemake(finished, "table1", "table4", "-n", *DEMO, "change.yaml")
+        assert jobs(output)["train"] == 1
+        assert "run=tokens_16" in output
+        change.write_text(yaml.safe_dump({"training": {"learning_rate": 0.003}}))
+        assert jobs(snakemake(finished, "table1", "table4", "-n", *DEMO, "change.yaml"))["train"] == 4
+
+    def test_another_seed_trains_only_that_seed(self, finished):
+        planned = jobs(snakemake(finished, "table4", "-n", "--config", "seeds=[0, 1]", *DEMO))
+        assert planned["train"] == 4
+        assert "miniature" not in planned
+
+    def test_report_alone_shows_what_exists_and_trains_nothing(self, finished):
+        output = snakemake(finished, "report", *DEMO)
+        assert set(jobs(output)) <= {"report"}
+        assert "not run" in (finished / "results/demo/report.md").read_text()

@@ -1,0 +1,91 @@
+# The configuration, checked, and which runs each target needs.
+import hashlib
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+import yaml
+
+from omniad.config import check_settings, load_settings, merge, run_settings, to_yaml
+from omniad.devices import count_gpus
+from omniad.errors import UserError
+from omniad.training import TRAINING_VERSION
+
+
+def typed(value):
+    """A value of `--config KEY=VALUE` as YAML means it: Snakemake hands over what is inside brackets as text."""
+    if isinstance(value, dict):
+        return {key: typed(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [typed(part) for part in value]
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+config = merge(config, typed(workflow.config_settings.config))
+try:
+    settings = check_settings(config, "configuration")
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+OMNIAD = f"{sys.executable} -m omniad"
+RESULTS = settings.results
+CONFIG = f"{RESULTS}/config.yaml"
+REPORT = f"{RESULTS}/report.md"
+RUN = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}"
+PREPARED = settings.data.prepared
+PACK = f"{PREPARED}/{{dataset}}/{settings.data.image_size}"
+GPUS = count_gpus()
+
+# Snakemake leaves an unnamed resource unlimited: without this cap two trainings would share a GPU, or the CPU.
+# A profile or `--resources gpu=N` goes before it.
+workflow.global_resources.setdefault("gpu", max(GPUS, 1))
+PLACES = getattr(workflow.global_resources["gpu"], "value", workflow.global_resources["gpu"])
+
+
+def threads_of_a_place(wildcards):
+    """Without a GPU a "gpu" is a place on the CPU: one by default; several share the cores."""
+    return 1 if GPUS else max(1, workflow.cores // PLACES)
+
+
+wildcard_constraints:
+    dataset="|".join(settings.sources),
+    run="|".join(settings.runs),
+    seed=r"\d+",
+
+
+def digest(text):
+    """A short stand-in for a long parameter: Snakemake prints the old and the new value of one that changed."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def settings_of(wildcards):
+    """The resolved settings of the run that a job's wildcards name."""
+    return run_settings(settings, wildcards.dataset, wildcards.run)
+
+
+def runs_of_tables(tables):
+    """(dataset, run) of every row of these tables, without the data sets that are left out."""
+    rows = [row for table in tables for row in settings.tables[table].rows if row.run]
+    return {(row.dataset, row.run) for row in rows if row.dataset in settings.datasets}
+
+
+def runs_of_figures():
+    shown = [(dataset, figure.run) for figure in settings.figures.values() for dataset in figure.datasets]
+    return {(dataset, run) for dataset, run in shown if dataset in settings.datasets}
+
+
+TARGETS = {table: runs_of_tables([table]) for table in settings.tables} | {
+    "ablations": runs_of_tables([table for table in settings.tables if table != "table1"]),
+    "figures": runs_of_figures(),
+    "table1_released": {(dataset, "released") for dataset in settings.datasets},
+}
+
+
+def evaluations(target):
+    """metrics.csv of every run and seed that a target shows; none for a target that trains nothing."""
+    runs = runs_of_tables(settings.tables) | runs_of_figures() if target == "all" else TARGETS.get(target, set())
+    return [
+        RUN.format(dataset=dataset, run=run, seed=seed) + "/metrics.csv"
+        for dataset, run in sorted(runs)
+        for seed in settings.seeds
+    ]

@@ -1,0 +1,95 @@
+# From an address to packed arrays. A user's own archives, folders and weights are never declared as output, because
+# Snakemake deletes those before it makes them; small stamps stand for them.
+from omniad.data.weights import KNOWN_WEIGHTS, weights_path
+
+
+localrules:
+    data,
+    fetch,
+    extract,
+    weights,
+    index,
+
+
+rule data:
+    input:
+        [f"{PACK}/pack.json".format(dataset=dataset) for dataset in settings.datasets],
+
+
+if any(source.miniature for source in settings.sources.values()):
+
+    rule miniature:
+        output:
+            directory(f"{RESULTS}/data/raw/{{dataset}}"),
+        params:
+            layout=lambda wildcards: settings.sources[wildcards.dataset].layout,
+        shell:
+            "{OMNIAD} miniature --layout {params.layout} --folder {output}"
+
+    rule pretrain:
+        output:
+            f"{settings.data.weights}/{{encoder}}-{{width}}-miniature.safetensors",
+        threads: threads_of_a_place
+        resources:
+            gpu=1,
+        params:
+            settings=settings.pretrain.model_dump(),
+        shell:
+            "{OMNIAD} pretrain --config {CONFIG} --encoder {wildcards.encoder} --width {wildcards.width}"
+            " --out {output}"
+
+
+rule fetch:
+    output:
+        f"{PREPARED}/{{dataset}}/fetched.json",
+    shell:
+        "{OMNIAD} fetch {wildcards.dataset} --config {CONFIG} --stamp {output}"
+
+
+rule extract:
+    input:
+        f"{PREPARED}/{{dataset}}/fetched.json",
+    output:
+        f"{PREPARED}/{{dataset}}/extracted.json",
+    shell:
+        "{OMNIAD} extract {wildcards.dataset} --config {CONFIG} --stamp {output}"
+
+
+rule weights:
+    output:
+        f"{PREPARED}/weights/{{file}}.json",
+    shell:
+        "{OMNIAD} fetch {wildcards.file} --config {CONFIG} --stamp {output}"
+
+
+def raw_folder(wildcards):
+    """A miniature is made; a real data set's folder is the user's own, or extracted."""
+    source = settings.sources[wildcards.dataset]
+    stamp = f"{PREPARED}/{wildcards.dataset}/extracted.json"
+    return source.folder if source.miniature else stamp
+
+
+rule index:
+    input:
+        raw_folder,
+    output:
+        f"{PREPARED}/{{dataset}}/index.csv",
+    params:
+        source=lambda wildcards: settings.sources[wildcards.dataset].model_dump(
+            include={"layout", "folder", "counts", "resolution", "views"}
+        ),
+    shell:
+        "{OMNIAD} index --config {CONFIG} --dataset {wildcards.dataset} --out {output}"
+
+
+rule pack:
+    input:
+        index=f"{PREPARED}/{{dataset}}/index.csv",
+    output:
+        multiext(f"{PACK}/", "pack.json", "images.npy", "masks.npy"),
+    threads: lambda wildcards: workflow.cores
+    params:
+        folder=subpath(output[0], parent=True),
+        size=settings.data.image_size,
+    shell:
+        "{OMNIAD} pack --config {CONFIG} --dataset {wildcards.dataset} --index {input.index} --out {params.folder}"

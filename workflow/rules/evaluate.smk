@@ -1,0 +1,20 @@
+# A checkpoint's scores and metrics on the test images.
+
+
+rule evaluate:
+    input:
+        model=f"{RUN}/model.safetensors",
+        pack=f"{PACK}/pack.json",
+    output:
+        multiext(f"{RUN}/", "metrics.csv", "scores.csv", "curves.npz"),
+        examples=directory(f"{RUN}/examples"),
+    log:
+        f"{RESULTS}/logs/evaluate/{{dataset}}-{{run}}-seed{{seed}}.log",
+    threads: threads_of_a_place
+    resources:
+        gpu=1,
+    params:
+        folder=subpath(input.model, parent=True),
+        evaluation=lambda wildcards: settings_of(wildcards).evaluation.model_dump(),
+    shell:
+        "{OMNIAD} evaluate {params.folder} 2>&1 | tee {log}"

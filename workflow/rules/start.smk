@@ -1,0 +1,43 @@
+# Before the first job: is everything there, what will it cost, and the whole configuration in one file for all commands.
+# This runs under Snakemake's lock and not in a dry run, so that a second call with other settings can't change the
+# configuration of a workflow that is running.
+from collections import Counter
+
+from omniad.data.counts import expected_counts
+from omniad.files import atomic_write
+
+
+def cpu_warning(jobs):
+    """What training without a GPU means; with an estimate where the data sets are the real ones."""
+    text = f"No GPU: {len(jobs)} trainings run on the CPU, {PLACES} at a time."
+    hours = 0.0
+    for (dataset, run), seeds in Counter((job.wildcards.dataset, job.wildcards.run) for job in jobs).items():
+        source = settings.sources[dataset]
+        expected = None if source.miniature else expected_counts(source.counts, source.views)
+        if expected is not None:
+            from omniad.training.cost import cpu_hours
+
+            images = sum(number for (_, split, _), number in expected.items() if split == "train")
+            hours += seeds * cpu_hours(run_settings(settings, dataset, run), images)
+    return f"{text} That takes about {hours / 24:.0f} days on this machine (estimated)." if hours else text
+
+
+onstart:
+    from omniad.data.preflight import preflight
+
+    waiting = list(workflow.dag.needrun_jobs())
+    unindexed = {job.wildcards.dataset for job in waiting if job.rule.name in ("fetch", "extract", "index")}
+    untrained = [settings_of(job.wildcards) for job in waiting if job.rule.name == "train"]
+    try:
+        preflight(
+            {dataset: source for dataset, source in settings.sources.items() if dataset in unindexed},
+            untrained,
+            settings.data,
+        )
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    trainings = [job for job in waiting if job.rule.name == "train"]
+    if trainings and not GPUS and workflow.local_exec:
+        print(cpu_warning(trainings), file=sys.stderr)
+    with atomic_write(CONFIG) as file:
+        file.write(to_yaml(settings))

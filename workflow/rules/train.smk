@@ -1,0 +1,36 @@
+# One run, one device: everything that changes a run's numbers is in its params, and nothing else is, so that a run is
+# trained again exactly when it must be.
+
+
+def weights_input(wildcards):
+    """A miniature's encoder is pretrained, known weights are fetched; any other file is the user's own."""
+    model = settings_of(wildcards).model
+    if model.encoder_weights == "miniature":
+        return f"{settings.data.weights}/{model.encoder}-{model.encoder_width}-miniature.safetensors"
+    if model.encoder_weights in KNOWN_WEIGHTS:
+        try:
+            return f"{PREPARED}/weights/{weights_path(model, settings.data).name}.json"
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+    return []
+
+
+rule train:
+    input:
+        weights_input,
+        pack=f"{PACK}/pack.json",
+    output:
+        multiext(f"{RUN}/", "model.safetensors", "history.csv", "config.yaml"),
+    log:
+        f"{RESULTS}/logs/train/{{dataset}}-{{run}}-seed{{seed}}.log",
+    threads: threads_of_a_place
+    resources:
+        gpu=1,
+    params:
+        folder=subpath(output[0], parent=True),
+        model=lambda wildcards: settings_of(wildcards).model.model_dump(),
+        training=lambda wildcards: settings_of(wildcards).training.model_dump(),
+        version=TRAINING_VERSION,
+    shell:
+        "{OMNIAD} train --config {CONFIG} --dataset {wildcards.dataset} --run {wildcards.run}"
+        " --seed {wildcards.seed} --out {params.folder} 2>&1 | tee {log}"
