@@ -218,9 +218,9 @@ def test_one_class_is_in_memory_at_a_time(settings, tmp_path, monkeypatch):
     def watched(*arguments):
         gc.collect()
         alive.append(sum(reference() is not None for reference in made))
-        maps = compute(*arguments)
+        maps, scores = compute(*arguments)
         made.append(weakref.ref(maps))
-        return maps
+        return maps, scores
 
     monkeypatch.setattr(evaluation, "compute_maps", watched)
     evaluate(make_run(settings, tmp_path / "run"), torch.device("cpu"))
@@ -232,9 +232,9 @@ def test_a_map_that_is_not_finite_is_an_error_that_names_the_image(settings, tmp
     compute = evaluation.compute_maps
 
     def broken(*arguments):
-        maps = compute(*arguments)
+        maps, scores = compute(*arguments)
         maps[1, 0, 0] = math.nan
-        return maps
+        return maps, scores
 
     monkeypatch.setattr(evaluation, "compute_maps", broken)
     folder = make_run(settings, tmp_path / "run")

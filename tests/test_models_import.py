@@ -86,7 +86,7 @@ def test_random_projection_repeats_with_its_seed(tmp_path):
     images, finest = torch.randn(1, 3, 64, 64), []
     for seed in (1, 1, 2):
         model = load_model(tmp_path / "run")
-        model.seed_projection(seed)
+        model.seed_draws(seed)
         with torch.no_grad():
             finest.append(model(images)[1][0])
     assert torch.equal(finest[0], finest[1])

@@ -187,7 +187,7 @@ def test_random_projection_repeats_after_loading(tmp_path):
     images = torch.randn(1, 3, 64, 64)
     outputs = []
     for candidate in (model, load_model(tmp_path)):
-        candidate.seed_projection(3)
+        candidate.seed_draws(3)
         outputs.append(candidate(images)[1][0])
     assert torch.equal(*outputs)
     assert not torch.equal(model(images)[1][0], outputs[0]), "the next call draws anew"

@@ -1,4 +1,4 @@
-"""Training: the objective against closed forms, the schedule, and a small run from pack to checkpoint."""
+"""Training: the loss against closed forms, the schedule, and a small run from pack to checkpoint."""
 
 import csv
 import json
@@ -13,9 +13,10 @@ from omniad.data.pack_writer import write_pack
 from omniad.data.packs import open_pack
 from omniad.errors import UserError
 from omniad.models import build_model, load_model
+from omniad.models.omniad import reconstruction_loss
 from omniad.training.features import TrainingFeatures
 from omniad.training.loop import train
-from omniad.training.objective import learning_rate, make_optimizer, reconstruction_loss
+from omniad.training.schedule import rate_factor
 
 TINY = {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 1, 1], "encoder_weights": "random", "tokens": 4}
 
@@ -39,14 +40,14 @@ def test_both_losses_are_their_formulas():
 
 def test_the_rate_drops_once_after_four_fifths():
     settings = TrainingSettings(epochs=500)
-    rates = [learning_rate(epoch, settings) for epoch in range(500)]
+    rates = [settings.learning_rate * rate_factor(epoch, settings) for epoch in range(500)]
     assert rates[:400] == [1e-3] * 400
     assert rates[400:] == [pytest.approx(1e-4)] * 100
 
 
 def test_weight_decay_spares_one_dimensional_parameters_and_the_encoder_is_left_out():
     model = build_model(ModelSettings(**TINY))
-    decayed, spared = make_optimizer(model, TrainingSettings()).param_groups
+    decayed, spared = model.make_optimizers(TrainingSettings())[0].param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0.0)
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim <= 1 for parameter in spared["params"])

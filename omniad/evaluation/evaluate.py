@@ -29,12 +29,12 @@ from omniad.config import RunSettings, load_run_settings
 from omniad.data.packs import Pack, normalise, open_pack
 from omniad.devices import pick_device
 from omniad.errors import UserError
-from omniad.evaluation.anomaly_map import anomaly_maps
 from omniad.evaluation.definitions import DEFINITIONS, METRICS, ClassResult, Definition
 from omniad.evaluation.examples import write_examples
 from omniad.evaluation.metrics import evaluate_class
 from omniad.files import atomic_write
-from omniad.models import OmniAD, load_model
+from omniad.models import Method, load_model
+from omniad.models.anomaly_map import smooth
 from omniad.provenance import hardware, peak_memory_mib, write_provenance
 
 DRAWS = 5  # of the `released` reading's random projection
@@ -83,7 +83,7 @@ def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool 
 
 
 def _evaluate_classes(
-    model: OmniAD, settings: RunSettings, pack: Pack, run_dir: Path, device: torch.device, keep_maps: bool
+    model: Method, settings: RunSettings, pack: Pack, run_dir: Path, device: torch.device, keep_maps: bool
 ) -> Iterator[Evaluated]:
     test = pack.index.loc[pack.index["split"] == "test"]
     names = sorted(set(test["class"]))
@@ -106,34 +106,33 @@ def _evaluate_classes(
 
 
 def _evaluate_draws(
-    model: OmniAD, settings: RunSettings, pack: Pack, rows: pd.DataFrame, device: torch.device
+    model: Method, settings: RunSettings, pack: Pack, rows: pd.DataFrame, device: torch.device
 ) -> tuple[list[ClassResult], np.ndarray]:
     """A class's results, one a draw of the random projection (one if nothing is drawn), and the first draw's maps."""
     members = rows.index.to_numpy()
     masks, labels, names = pack.masks[members], rows["label"].to_numpy(), rows["image"].tolist()
-    random = settings.model.variant == "released" and settings.model.projection == "random"
     maps, results = np.empty(0), []
-    for draw in reversed(range(DRAWS if random else 1)):  # the first draw last, so that its maps are the ones left
-        model.seed_projection(draw)
+    for draw in reversed(range(DRAWS if model.draws else 1)):  # the first draw last, so that its maps are the ones left
+        model.seed_draws(draw)
         del maps  # before the next ones are made
-        maps = compute_maps(model, pack.images, members, settings, device)
-        results.append(evaluate_class(maps, masks, labels, names=names, curves=draw == 0))
+        maps, scores = compute_maps(model, pack.images, members, settings, device)
+        results.append(evaluate_class(maps, masks, labels, scores=scores, names=names, curves=draw == 0))
     return results[::-1], maps
 
 
 @torch.inference_mode()
 def compute_maps(
-    model: OmniAD, images: np.ndarray, members: np.ndarray, settings: RunSettings, device: torch.device
-) -> np.ndarray:
-    """Anomaly maps (len(members), S, S), float32, of some of the images (N, S, S, 3), a batch at a time."""
+    model: Method, images: np.ndarray, members: np.ndarray, settings: RunSettings, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (len(members), S, S) and scores (len(members),), float32, of some of the images (N, S, S, 3), in batches."""
     batch_size, size = settings.evaluation.batch_size, images.shape[1]
-    maps = np.empty((len(members), size, size), np.float32)
+    maps, scores = np.empty((len(members), size, size), np.float32), np.empty(len(members), np.float32)
     for start in range(0, len(members), batch_size):
         batch = normalise(images[members[start : start + batch_size]]).to(device)  # (B, 3, S, S)
-        features, reconstructions = model(batch)
-        scored = anomaly_maps(features, reconstructions, size, settings.evaluation.sigma)
-        maps[start : start + batch_size] = scored.cpu().numpy()
-    return maps
+        batch_maps = smooth(model.anomaly_maps(model.encode(batch), size), settings.evaluation.sigma)
+        maps[start : start + batch_size] = batch_maps.cpu().numpy()
+        scores[start : start + batch_size] = model.image_scores(batch_maps).cpu().numpy()
+    return maps, scores
 
 
 def _write_scores(path: Path, classes: list[Evaluated]) -> None:

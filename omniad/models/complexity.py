@@ -21,8 +21,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from omniad.config import CONFIG_FOLDER, ModelSettings, Settings, run_settings
+from omniad.models.checkpoint import build_model
 from omniad.models.decoder import Stage
-from omniad.models.omniad import build_model
 
 VARIANTS = ("released", "equations")
 

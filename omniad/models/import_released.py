@@ -17,8 +17,8 @@ from torch import Tensor
 from omniad.config import ModelSettings, RunSettings, known, load_settings, to_yaml, validate
 from omniad.errors import UserError
 from omniad.files import atomic_write
+from omniad.models.checkpoint import WEIGHTS_FILE, build_model, save_model
 from omniad.models.encoder import ARCHITECTURES, Encoder, check_entries, read_entries
-from omniad.models.omniad import WEIGHTS_FILE, build_model, save_model
 
 # Our names -> released names, applied in order.
 RENAMES = (

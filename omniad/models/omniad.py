@@ -1,28 +1,19 @@
-"""Omni-AD: frozen encoder, neck, decoder (Fig. 1); building, saving and loading it."""
+"""Omni-AD: frozen encoder, neck, decoder (Fig. 1), its loss (eq. 6) and its anomaly map."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import safetensors
-import safetensors.torch
-import torch
-import yaml
 from torch import Tensor, nn
 
-from omniad.config import ModelSettings, RunSettings, load_run_settings, to_yaml, validate
+from omniad.config import ModelSettings, TrainingSettings
 from omniad.errors import UserError
-from omniad.files import atomic_write
+from omniad.models.anomaly_map import cosine_maps
 from omniad.models.decoder import Decoder
-from omniad.models.encoder import Encoder, check_entries, read_entries
+from omniad.models.encoder import Encoder
+from omniad.models.method import Method
 from omniad.models.neck import Neck, jitter
 
-WEIGHTS_FILE = "model.safetensors"
 
-
-class OmniAD(nn.Module):
+class OmniAD(Method):
     """Reconstructs the features that a frozen encoder sees; anomalies are where that fails.
 
     Args:
@@ -33,10 +24,7 @@ class OmniAD(nn.Module):
     """
 
     def __init__(self, settings: ModelSettings):
-        super().__init__()
-        self.settings = settings
-        self.projection_generator = torch.Generator("cpu")  # of the `released` reading's random projections
-        self.seed_projection(0)
+        super().__init__(settings)
         self.encoder = Encoder(settings.encoder, settings.encoder_width)
         c1, c2, c3 = self.encoder.channels
         if c1 % settings.heads:
@@ -44,7 +32,7 @@ class OmniAD(nn.Module):
         expansion = c1 // settings.encoder_width
         # Inner width 128 for basic ResNets and 2048 for bottleneck ones (see Neck).
         self.neck = Neck(self.encoder.channels, inner=2 * c3 // 4 * expansion)
-        self.decoder = Decoder([2 * c3, c3, c2, c1], settings, self.projection_generator)
+        self.decoder = Decoder([2 * c3, c3, c2, c1], settings, self.generator)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images (B, 3, H, W) -> features, reconstructions.
@@ -71,59 +59,34 @@ class OmniAD(nn.Module):
             fused = jitter(fused, self.settings.jitter)
         return self.decoder(fused)
 
-    def seed_projection(self, seed: int) -> None:
-        """Start the `released` reading's random projections from a seed; the same seed repeats the same draws."""
-        self.projection_generator.manual_seed(seed)
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """The encoder's maps, finest first (see `forward`)."""
+        return self.encoder(images)
+
+    def loss(self, features: list[Tensor], training: TrainingSettings, progress: float = 0.0) -> Tensor:
+        """Squared error between features and their reconstructions (eq. 6, see `reconstruction_loss`)."""
+        return reconstruction_loss(features, self.reconstruct(features), training.loss)
+
+    def anomaly_maps(self, features: list[Tensor], size: int) -> Tensor:
+        """Cosine distances at three scales, (B, size, size)."""
+        return cosine_maps(features, self.reconstruct(features), size)
+
+    @property
+    def draws(self) -> bool:
+        """The `released` reading draws its output projections anew in every call."""
+        return self.settings.variant == "released" and self.settings.projection == "random"
 
 
-def build_model(config: ModelSettings | RunSettings | Mapping[str, Any]) -> OmniAD:
-    """The model of some settings, with random weights from torch's generator; reads no file.
+def reconstruction_loss(features: list[Tensor], reconstructions: list[Tensor], kind: str = "mean") -> Tensor:
+    """Squared error between features and reconstructions, summed over the scales.
 
     Args:
-        config: a run's settings, its model section, or that section as a mapping (missing keys are defaults).
-
-    Raises:
-        UserError: a key or value is not allowed, or the heads do not divide the width of a stage.
+        features, reconstructions: per scale (B, C_k, H_k, W_k).
+        kind: "mean" divides by C_k H_k W_k (the released code); "eq6" by H_k W_k alone, as equation 6 is printed.
+            Both are means over the batch.
     """
-    if isinstance(config, Mapping):
-        config = validate(ModelSettings, dict(config), "model settings")
-    settings = config.model if isinstance(config, RunSettings) else config
-    return OmniAD(settings)
-
-
-def save_model(model: OmniAD, settings: ModelSettings, path: str | Path) -> None:
-    """Write all weights, the encoder's too, and the model's settings to one safetensors file without time or path."""
-    entries = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(entries, metadata={"model": to_yaml(settings)}))
-
-
-def load_model(run_dir: str | Path, device: str | torch.device = "cpu") -> OmniAD:
-    """The model of a run folder (`config.yaml`, `model.safetensors`), in eval mode.
-
-    Raises:
-        UserError: a file is missing or damaged, or the weights do not fit the settings (entries named).
-    """
-    settings = load_run_settings(run_dir).model
-    file = Path(run_dir) / WEIGHTS_FILE
-    entries = read_entries(file)
-    _check_settings(settings, file)
-    with torch.device("meta"):
-        model = build_model(settings)  # names and shapes; drawing weights that are replaced at once would waste time
-    check_entries(model.state_dict(), entries, str(file))
-    model.load_state_dict(entries, assign=True)
-    return model.to(device).eval()
-
-
-def _check_settings(settings: ModelSettings, file: Path) -> None:
-    """Refuse a config.yaml whose model is not the one in the file: Q or KV, or the heads, do not show in the shapes."""
-    with safetensors.safe_open(file, framework="pt") as handle:
-        trained = yaml.safe_load((handle.metadata() or {}).get("model", "{}"))
-    free = ("jitter", "projection", "encoder_weights")  # do not change what the weights mean
-    differ = [
-        f"{key} is {value!r}, trained with {trained[key]!r}"
-        for key, value in settings.model_dump(exclude=set(free)).items()
-        if trained.get(key, value) != value
-    ]
-    if differ:
-        raise UserError(f"{file.parent / 'config.yaml'}: not the model in {file.name}: model.{'; model.'.join(differ)}")
+    total = features[0].new_zeros(())
+    for target, output in zip(features, reconstructions, strict=True):
+        scale = target.shape[1] if kind == "eq6" else 1
+        total = total + scale * nn.functional.mse_loss(output, target)
+    return total

@@ -13,7 +13,7 @@ import torch
 
 from omniad.data.packs import Pack, normalise
 from omniad.errors import UserError
-from omniad.models import OmniAD
+from omniad.models import Method
 
 
 class TrainingFeatures:
@@ -27,7 +27,7 @@ class TrainingFeatures:
         UserError: the pack has fewer training images than a batch.
     """
 
-    def __init__(self, model: OmniAD, pack: Pack, batch_size: int, cache_gib: float, device: torch.device) -> None:
+    def __init__(self, model: Method, pack: Pack, batch_size: int, cache_gib: float, device: torch.device) -> None:
         self.model, self.pack, self.batch_size, self.device = model, pack, batch_size, device
         self.rows = np.flatnonzero(pack.index["split"] == "train")
         if len(self.rows) < batch_size:
@@ -54,12 +54,12 @@ class TrainingFeatures:
         return [level[picked].to(self.device, non_blocking=True) for level in self._cache]
 
     def _encode(self, members: np.ndarray) -> list[torch.Tensor]:
-        return self.model.encoder(normalise(self.pack.images[self.rows[members]]).to(self.device))
+        return self.model.encode(normalise(self.pack.images[self.rows[members]]).to(self.device))
 
     def _fill_cache(self, cache_gib: float) -> list[torch.Tensor] | None:
         first = self._encode(np.arange(1))
         bytes_per_image = sum(level.numel() * level.element_size() for level in first)
-        if bytes_per_image * len(self.rows) > cache_gib * 2**30:
+        if not self.model.caches_features or bytes_per_image * len(self.rows) > cache_gib * 2**30:
             return None
         cache = [torch.empty((len(self.rows), *level.shape[1:])) for level in first]
         for start in range(0, len(self.rows), self.batch_size):

@@ -24,12 +24,12 @@ from omniad.data.weights import weights_file
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.files import atomic_write, sha256_file
-from omniad.models import OmniAD, build_model, save_model
+from omniad.models import Method, build_model, save_model
 from omniad.models.encoder import load_weights
 from omniad.provenance import commit, hardware, peak_memory_mib, versions, write_provenance
 from omniad.training import TRAINING_VERSION
 from omniad.training.features import TrainingFeatures
-from omniad.training.objective import learning_rate, make_optimizer, reconstruction_loss
+from omniad.training.schedule import rate_factor
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +74,10 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
     )
 
 
-def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tuple[OmniAD, dict[str, str]]:
+def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tuple[Method, dict[str, str]]:
     """A fresh model with its encoder's weights, and what is to be recorded about those."""
     model = build_model(settings.model)
-    model.seed_projection(seed)
+    model.seed_draws(seed)
     weights = {"kind": settings.model.encoder_weights}
     file = weights_file(settings.model, settings.data)
     if file is not None:
@@ -87,11 +87,13 @@ def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tu
 
 
 def _run_epochs(
-    model: OmniAD, settings: RunSettings, pack: Pack, seed: int, device: torch.device
+    model: Method, settings: RunSettings, pack: Pack, seed: int, device: torch.device
 ) -> list[dict[str, Any]]:
     training = settings.training
     features = TrainingFeatures(model, pack, training.batch_size, training.cache_gib, device)
-    optimizer = make_optimizer(model, training)
+    optimizers = model.make_optimizers(training)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    first_rates = [group["lr"] for group in groups]
     history: list[dict[str, Any]] = []
     model.train()
     title = f"{settings.dataset}/{settings.run} seed {seed}"
@@ -99,12 +101,11 @@ def _run_epochs(
     with tqdm(total=steps, desc=title, unit="step", disable=not sys.stderr.isatty()) as bar:
         for epoch in range(training.epochs):
             clock = time.perf_counter()
-            rate = learning_rate(epoch, training)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            for group, first_rate in zip(groups, first_rates, strict=True):
+                group["lr"] = first_rate * rate_factor(epoch, training)
             losses, norms = [], []
-            for batch in features.epoch(seed, epoch):
-                loss, norm = _step(model, batch, optimizer, settings)
+            for step, batch in enumerate(features.epoch(seed, epoch), start=epoch * features.steps_per_epoch):
+                loss, norm = _step(model, batch, optimizers, settings, step / steps)
                 losses.append(loss)
                 norms.append(norm)
                 bar.update()
@@ -116,7 +117,7 @@ def _run_epochs(
                 {
                     "epoch": epoch + 1,
                     "loss": mean_loss,
-                    "learning_rate": rate,
+                    "learning_rate": groups[0]["lr"],
                     "gradient_norm": torch.stack(norms).mean().item(),
                     "seconds": round(seconds, 3),
                 }
@@ -128,15 +129,21 @@ def _run_epochs(
 
 
 def _step(
-    model: OmniAD, batch: list[torch.Tensor], optimizer: torch.optim.Optimizer, settings: RunSettings
+    model: Method,
+    batch: list[torch.Tensor],
+    optimizers: list[torch.optim.Optimizer],
+    settings: RunSettings,
+    progress: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One update of neck and decoder; the loss and the gradient's norm stay on the device, so that nothing waits."""
-    loss = reconstruction_loss(batch, model.reconstruct(batch), settings.training.loss)
-    optimizer.zero_grad(set_to_none=True)
+    """One update of what is trained; the loss and the gradient's norm stay on the device, so that nothing waits."""
+    loss = model.loss(batch, settings.training, progress)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trainable = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(trainable, settings.training.clip_norm or math.inf)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return loss.detach(), norm.detach()
 
 

@@ -1,4 +1,4 @@
-"""From features and their reconstructions to anomaly maps.
+"""From features and their reconstructions to anomaly maps, and the smoothing of maps.
 
 The paper compares both by cosine distance at three scales. As the released code does it: the three distance maps are
 resized bilinearly (corners aligned) to the image, added, divided by 9 and smoothed by a Gaussian; an image's score is
@@ -17,14 +17,13 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 
-def anomaly_maps(features: Sequence[Tensor], reconstructions: Sequence[Tensor], size: int, sigma: float) -> Tensor:
-    """Smoothed anomaly maps (B, size, size), float32, in [0, 2/3] for three scales; higher is more anomalous.
+def cosine_maps(features: Sequence[Tensor], reconstructions: Sequence[Tensor], size: int) -> Tensor:
+    """Anomaly maps before smoothing (B, size, size), float32, in [0, 2/3] for three scales; higher is more anomalous.
 
     Args:
         features: of the encoder, one tensor (B, C_k, H_k, W_k) a scale.
         reconstructions: of the decoder, the same shapes.
         size: side of the maps, pixels.
-        sigma: of the Gaussian, pixels; 0 leaves it out.
     """
     total = torch.zeros(len(features[0]), size, size, device=features[0].device)  # (B, S, S)
     for feature, reconstruction in zip(features, reconstructions, strict=True):
@@ -33,11 +32,13 @@ def anomaly_maps(features: Sequence[Tensor], reconstructions: Sequence[Tensor], 
         total += resized[:, 0]
     # The released code divides by (number of scales) * (sum of their weights), 3 * 3; no metric but a threshold sees
     # it.
-    return smooth(total / len(features) ** 2, sigma)
+    return total / len(features) ** 2
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian smoothing of maps (B, H, W), equal to scipy.ndimage.gaussian_filter (reflect, truncate 4).
+
+    `sigma` is in pixels; 0 leaves the maps as they are.
 
     Each axis is one product with a matrix, which holds scipy's own treatment of the borders, however small the map.
     In float64, so that a GPU's reduced-precision products can't change the result.

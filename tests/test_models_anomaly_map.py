@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from omniad.evaluation.anomaly_map import anomaly_maps, smooth
+from omniad.models.anomaly_map import cosine_maps, smooth
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (32, 96), (3, 5), (1, 40), (8, 8)])
@@ -45,15 +45,15 @@ def test_map_is_the_sum_of_cosine_distances_over_nine():
         expected += [resize_with_aligned_corners(one, 32) for one in 1 - cosine]
     expected = [gaussian_filter(one, 2.0) for one in expected / 9]
     tensors = [[torch.from_numpy(one).float() for one in scales] for scales in (features, reconstructions)]
-    got = anomaly_maps(*tensors, size=32, sigma=2.0)
+    got = smooth(cosine_maps(*tensors, size=32), 2.0)
     assert got.shape == (2, 32, 32)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
 def test_equal_features_give_zero_and_opposite_ones_two_thirds():
     features = [torch.rand(1, 3, side, side) + 0.1 for side in (8, 4, 2)]
-    assert anomaly_maps(features, features, 16, 4.0).abs().max() < 1e-6
-    opposite = anomaly_maps(features, [-one for one in features], 16, 4.0)
+    assert cosine_maps(features, features, 16).abs().max() < 1e-6
+    opposite = cosine_maps(features, [-one for one in features], 16)
     torch.testing.assert_close(opposite, torch.full((1, 16, 16), 2 / 3))
 
 

@@ -1,0 +1,106 @@
+"""Data: check, fetch, extract, miniature, index, pack."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from omniad.commands.parser import Commands
+from omniad.config import known, load_settings, run_settings
+from omniad.files import atomic_write
+
+
+def check(options: argparse.Namespace) -> None:
+    from omniad.data.preflight import preflight
+
+    settings = load_settings(*options.config)
+    runs = [run_settings(settings, dataset, options.run) for dataset in options.dataset or settings.datasets]
+    preflight({run.dataset: run.source for run in runs}, runs, settings.data)
+    print("Everything is there, or can be fetched.")
+
+
+def fetch(options: argparse.Namespace) -> None:
+    from omniad.data.fetch import fetch_named
+
+    files = fetch_named(load_settings(*options.config), options.name)
+    if options.stamp:
+        _write_stamp(options.stamp, {"name": options.name, "files": files})
+
+
+def extract(options: argparse.Namespace) -> None:
+    from omniad.data.extract import extract_source
+
+    settings = load_settings(*options.config)
+    downloads = {**settings.downloads, **settings.sources}
+    source = downloads[known(options.name, downloads, "omniad extract")]
+    extract_source(source)
+    if options.stamp:
+        _write_stamp(options.stamp, {"name": options.name, "folder": source.folder})
+
+
+def miniature(options: argparse.Namespace) -> None:
+    from omniad.data.miniature import write_miniature
+
+    write_miniature(options.layout, options.folder, options.seed)
+
+
+def index(options: argparse.Namespace) -> None:
+    from omniad.data.index import write_index
+
+    settings = load_settings(*options.config)
+    write_index(run_settings(settings, options.dataset, "default").source, options.out)
+
+
+def pack(options: argparse.Namespace) -> None:
+    from omniad.data.pack_writer import write_pack
+
+    settings = load_settings(*options.config)
+    source = run_settings(settings, options.dataset, "default").source
+    write_pack(source, options.index, options.out, settings.data.image_size)
+
+
+def _write_stamp(file: Path, content: dict[str, Any]) -> None:
+    """Tell the workflow that a step was done. A repetition writes the same bytes, so nothing is made anew for it."""
+    with atomic_write(file) as out:
+        json.dump(content, out, indent=1)
+
+
+def add_commands(commands: Commands) -> None:
+    sub = commands.add_configured(
+        "check", check, "say what is missing before a run can start, all of it", "--dataset mvtec"
+    )
+    sub.add_argument("--dataset", action="append", metavar="NAME", help="may be repeated; without it, all")
+    sub.add_argument("--run", default="default", metavar="NAME")
+
+    for name, function, text in (
+        ("fetch", fetch, "fetch and verify a data set's archives, or a file of encoder weights"),
+        ("extract", extract, "extract a data set's archives into its folder"),
+    ):
+        sub = commands.add_configured(name, function, text, "mvtec")
+        sub.add_argument("name", metavar="NAME", help="a name from `sources` or `downloads` of the configuration")
+        sub.add_argument("--stamp", type=Path, metavar="FILE", help="written at the end; the workflow waits for it")
+
+    sub = commands.add(
+        "miniature", miniature, "make a small data set in a real layout", "--layout mvtec --folder mini/mvtec"
+    )
+    sub.add_argument("--layout", required=True, choices=["mvtec", "visa", "realiad"])
+    sub.add_argument("--folder", required=True, type=Path)
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = commands.add_configured(
+        "index", index, "list a data set's images, labels and masks", "--dataset mvtec --out index.csv"
+    )
+    sub.add_argument("--dataset", required=True, metavar="NAME")
+    sub.add_argument("--out", required=True, type=Path)
+
+    sub = commands.add_configured(
+        "pack",
+        pack,
+        "decode and resize a data set once",
+        "--dataset mvtec --index index.csv --out data/prepared/mvtec/256",
+    )
+    sub.add_argument("--dataset", required=True, metavar="NAME")
+    sub.add_argument("--index", required=True, type=Path, metavar="CSV")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR")

@@ -1,0 +1,40 @@
+"""Evaluation: evaluate, metrics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from omniad.commands.parser import Commands
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from omniad.evaluation.evaluate import evaluate
+
+    evaluate(options.run_dir)
+
+
+def metrics(options: argparse.Namespace) -> None:
+    from omniad.evaluation import metrics_of_files
+
+    values = metrics_of_files(options.maps, options.masks, options.labels, options.definition)
+    if options.json:
+        # NaN is not JSON: an undefined metric is null.
+        print(json.dumps({name: None if value != value else value for name, value in values.items()}))
+    else:
+        print("\n".join(f"{name:8} {value:.6f}" for name, value in values.items()))
+
+
+def add_commands(commands: Commands) -> None:
+    sub = commands.add(
+        "evaluate", evaluate, "score a run's test images and write its metrics", "results/runs/mvtec/default/seed0"
+    )
+    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+
+    sub = commands.add("metrics", metrics, "compute the seven metrics of one class", "maps.npy masks.npy --json")
+    sub.add_argument("maps", type=Path, metavar="MAPS.npy", help="anomaly maps (N, H, W)")
+    sub.add_argument("masks", type=Path, metavar="MASKS.npy", help="masks (N, H, W), anomalous where > 0")
+    sub.add_argument("--labels", type=Path, metavar="LABELS.npy", help="image labels (N,); else from the masks")
+    sub.add_argument("--definition", choices=["exact", "published"], default="exact")
+    sub.add_argument("--json", action="store_true", help="print JSON")

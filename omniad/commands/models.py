@@ -1,0 +1,58 @@
+"""Models: complexity, import-released."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from omniad.commands.parser import Commands
+from omniad.config import load_settings
+
+
+def complexity(options: argparse.Namespace) -> None:
+    from omniad.models.complexity import complexity_rows
+
+    # Of the full-size models: an overlay that shrinks them for a demo changes nothing here.
+    rows = complexity_rows(load_settings())
+    if options.json:
+        print(json.dumps({"rows": rows}, indent=1))
+    elif options.out:
+        from omniad.reporting.complexity import write_complexity
+
+        write_complexity(rows, options.out)
+    else:
+        _print_complexity(rows)
+
+
+def import_released(options: argparse.Namespace) -> None:
+    from omniad.models.import_released import import_released
+
+    import_released(options.checkpoint, options.run_dir, options.projection)
+
+
+def _print_complexity(rows: list[dict[str, Any]]) -> None:
+    print(f"{'table':8} {'row':22} {'variant':10} {'parameters':>12} {'macs':>15} {'print M':>8} {'print G':>8}")
+    for row in rows:
+        printed = [row[key] if row[key] is not None else "-" for key in ("reported_parameters_m", "reported_flops_g")]
+        print(
+            f"{row['table']:8} {row['row']:22} {row['variant']:10} {row['parameters']:12,} {row['macs']:15,}"
+            f" {printed[0]:>8} {printed[1]:>8}"
+        )
+
+
+def add_commands(commands: Commands) -> None:
+    sub = commands.add("complexity", complexity, "count parameters and multiply-adds of every table row", "--json")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub.add_argument("--out", type=Path, metavar="CSV", help="write a CSV file instead")
+
+    sub = commands.add(
+        "import-released",
+        import_released,
+        "make a run folder from a checkpoint of the authors' code",
+        "net.pth my_run --projection none",
+    )
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    sub.add_argument("--projection", required=True, choices=["none", "random"])

@@ -1,0 +1,38 @@
+"""How a command is added: every one with a sentence, an example and `--debug`; most with `--config`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+class Commands:
+    """The subcommands of a parser."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self._parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        self, name: str, function: Callable[[argparse.Namespace], None], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        """A command that calls `function` with its options."""
+        added = self._parsers.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"Example: omniad {name} {example}".rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=function)
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return added
+
+    def add_configured(
+        self, name: str, function: Callable[[argparse.Namespace], None], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        """A command that reads the project's configuration, with `--config FILE` overlays."""
+        added = self.add(name, function, text, example)
+        added.add_argument(
+            "--config", action="append", default=[], metavar="FILE", help="overlay on config/*.yaml (may be repeated)"
+        )
+        return added

@@ -1,0 +1,16 @@
+"""Settings: settings."""
+
+from __future__ import annotations
+
+import argparse
+
+from omniad.commands.parser import Commands
+from omniad.config import load_settings, to_yaml
+
+
+def settings(options: argparse.Namespace) -> None:
+    print(to_yaml(load_settings(*options.config)), end="")
+
+
+def add_commands(commands: Commands) -> None:
+    commands.add_configured("settings", settings, "print the resolved configuration", "--config config/demo.yaml")

@@ -1,0 +1,41 @@
+"""Training: train, pretrain."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from omniad.commands.parser import Commands
+from omniad.config import load_settings, run_settings
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    from omniad.training.pretrain import pretrain
+
+    settings = load_settings(*options.config)
+    pretrain(options.encoder, options.width, settings.pretrain, options.seed, options.out)
+
+
+def train(options: argparse.Namespace) -> None:
+    settings = run_settings(load_settings(*options.config), options.dataset, options.run)
+    from omniad.training.loop import train
+
+    train(settings, options.seed, options.out)
+
+
+def add_commands(commands: Commands) -> None:
+    sub = commands.add_configured(
+        "pretrain", pretrain, "pretrain an encoder for the miniatures", "--encoder resnet18 --out resnet18.safetensors"
+    )
+    sub.add_argument("--encoder", required=True, choices=["resnet18", "resnet34", "resnet50", "wide_resnet50_2"])
+    sub.add_argument("--width", type=int, default=64, help="channels of the stem (64: full size)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", required=True, type=Path)
+
+    sub = commands.add_configured(
+        "train", train, "train one run", "--dataset mvtec --run default --seed 0 --out my_run"
+    )
+    sub.add_argument("--dataset", required=True, metavar="NAME")
+    sub.add_argument("--run", required=True, metavar="NAME")
+    sub.add_argument("--seed", required=True, type=int)
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR")

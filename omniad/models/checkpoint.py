@@ -1,0 +1,74 @@
+"""Building a method's model from settings, saving it to one file, and loading it from a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+
+from omniad.config import ModelSettings, RunSettings, load_run_settings, to_yaml, validate
+from omniad.errors import UserError
+from omniad.files import atomic_write
+from omniad.models.encoder import check_entries, read_entries
+from omniad.models.method import Method
+from omniad.models.omniad import OmniAD
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+def build_model(config: ModelSettings | RunSettings | Mapping[str, Any]) -> OmniAD:
+    """The model of some settings, with random weights from torch's generator; reads no file.
+
+    Args:
+        config: a run's settings, its model section, or that section as a mapping (missing keys are defaults).
+
+    Raises:
+        UserError: a key or value is not allowed, or the heads do not divide the width of a stage.
+    """
+    if isinstance(config, Mapping):
+        config = validate(ModelSettings, dict(config), "model settings")
+    settings = config.model if isinstance(config, RunSettings) else config
+    return OmniAD(settings)
+
+
+def save_model(model: Method, settings: ModelSettings, path: str | Path) -> None:
+    """Write all weights, the encoder's too, and the model's settings to one safetensors file without time or path."""
+    entries = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_write(path, "wb") as file:
+        file.write(safetensors.torch.save(entries, metadata={"model": to_yaml(settings)}))
+
+
+def load_model(run_dir: str | Path, device: str | torch.device = "cpu") -> OmniAD:
+    """The model of a run folder (`config.yaml`, `model.safetensors`), in eval mode.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights do not fit the settings (entries named).
+    """
+    settings = load_run_settings(run_dir).model
+    file = Path(run_dir) / WEIGHTS_FILE
+    entries = read_entries(file)
+    _check_settings(settings, file)
+    with torch.device("meta"):
+        model = build_model(settings)  # names and shapes; drawing weights that are replaced at once would waste time
+    check_entries(model.state_dict(), entries, str(file))
+    model.load_state_dict(entries, assign=True)
+    return model.to(device).eval()
+
+
+def _check_settings(settings: ModelSettings, file: Path) -> None:
+    """Refuse a config.yaml whose model is not the one in the file: Q or KV, or the heads, do not show in the shapes."""
+    with safetensors.safe_open(file, framework="pt") as handle:
+        trained = yaml.safe_load((handle.metadata() or {}).get("model", "{}"))
+    free = ("jitter", "projection", "encoder_weights")  # do not change what the weights mean
+    differ = [
+        f"{key} is {value!r}, trained with {trained[key]!r}"
+        for key, value in settings.model_dump(exclude=set(free)).items()
+        if trained.get(key, value) != value
+    ]
+    if differ:
+        raise UserError(f"{file.parent / 'config.yaml'}: not the model in {file.name}: model.{'; model.'.join(differ)}")
