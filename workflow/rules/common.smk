@@ -9,6 +9,7 @@ import yaml
 from omniad.config import check_settings, load_settings, merge, run_settings, to_yaml
 from omniad.devices import count_gpus
 from omniad.errors import UserError
+from omniad.targets import run_folders, target_runs
 from omniad.training import TRAINING_VERSION
 
 
@@ -63,29 +64,9 @@ def settings_of(wildcards):
     return run_settings(settings, wildcards.dataset, wildcards.run)
 
 
-def runs_of_tables(tables):
-    """(dataset, run) of every row of these tables, without the data sets that are left out."""
-    rows = [row for table in tables for row in settings.tables[table].rows if row.run]
-    return {(row.dataset, row.run) for row in rows if row.dataset in settings.datasets}
-
-
-def runs_of_figures():
-    shown = [(dataset, figure.run) for figure in settings.figures.values() for dataset in figure.datasets]
-    return {(dataset, run) for dataset, run in shown if dataset in settings.datasets}
-
-
-TARGETS = {table: runs_of_tables([table]) for table in settings.tables} | {
-    "ablations": runs_of_tables([table for table in settings.tables if table != "table1"]),
-    "figures": runs_of_figures(),
-    "table1_released": {(dataset, "released") for dataset in settings.datasets},
-}
+TARGETS = target_runs(settings)
 
 
 def evaluations(target):
     """metrics.csv of every run and seed that a target shows; none for a target that trains nothing."""
-    runs = runs_of_tables(settings.tables) | runs_of_figures() if target == "all" else TARGETS.get(target, set())
-    return [
-        RUN.format(dataset=dataset, run=run, seed=seed) + "/metrics.csv"
-        for dataset, run in sorted(runs)
-        for seed in settings.seeds
-    ]
+    return [f"{folder}/metrics.csv" for folder in run_folders(settings, target)] if target in TARGETS else []
