@@ -33,6 +33,12 @@ def _square(tokens: int) -> int:
     return tokens
 
 
+def _four(depths: list) -> list:
+    if len(depths) != 4:
+        raise ValueError("must be four numbers, one a stage of the decoder")
+    return depths
+
+
 def _unique(values: list) -> list:
     if len(set(values)) != len(values):
         raise ValueError("must not name anything twice")
@@ -98,7 +104,7 @@ class ModelSettings(Section):
     tokens: Annotated[int, Field(ge=1), AfterValidator(_square)] = Field(default=64, description="learnable tokens T")
     heads: int = Field(default=8, ge=1, description="attention heads H")
     branches: Branches = Field(default="both", description="both, or the global or the local branch alone (Table V)")
-    depths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=4, max_length=4)] = Field(
+    depths: Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_four)] = Field(
         default=[3, 9, 9, 7], description="Omni-blocks in each of the decoder's four stages, coarsest first"
     )
     jitter: float = Field(

@@ -76,7 +76,7 @@ def test_every_shipped_overlay_and_run_is_valid(file):
         ({"training": {"epochs": 0}}, ["'training.epochs'", "greater than or equal to 1"]),
         ({"training": {"learning_rate": float("nan")}}, ["'training.learning_rate'", "finite"]),
         ({"model": {"tokens": 50}}, ["'model.tokens'", "square", "50"]),
-        ({"model": {"depths": [3, 9, 9]}}, ["'model.depths'", "4 items"]),
+        ({"model": {"depths": [3, 9, 9]}}, ["'model.depths'", "four numbers"]),
         ({"model": {"encoder": "resnet35"}}, ["'model.encoder'", "resnet34", "'resnet35'"]),
         ({"data": {"image_size": 250}}, ["'data.image_size'", "32"]),
         ({"runs": {"mine": {"model": {"token": 16}}}}, ["'runs.mine.model.token'", "tokens"]),

@@ -41,3 +41,16 @@ onstart:
         print(cpu_warning(trainings), file=sys.stderr)
     with atomic_write(CONFIG) as file:
         file.write(to_yaml(settings))
+
+
+def no_such_target(wildcards):
+    names = sorted({"all", "complexity", "data", "report", *TARGETS})
+    raise WorkflowError(f"there is no target '{wildcards.target}'; there is: {', '.join(names)}")
+
+
+# What a person types is a rule's name; a name without a rule comes here, as if it were a file.
+rule unknown_target:
+    input:
+        no_such_target,
+    output:
+        r"{target,[\w-]+}",
