@@ -154,6 +154,9 @@ class RowSettings(Section):
     label: str = Field(description="the paper's row, as in config/paper/")
     dataset: str = Field(default="mvtec")
     run: str = Field(default="", description="empty: a row that is only printed")
+    target: str = Field(
+        default="", pattern="^[a-z]\\w*$|^$", description="what trains its run, where it is not the table's own target"
+    )
 
 
 class TableSettings(Section):

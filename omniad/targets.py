@@ -1,4 +1,7 @@
-"""Which runs each target of the workflow needs: table1 ... table7, ablations, figures, table1_released, all."""
+"""Which runs each target of the workflow needs: table1 ... table7, ablations, figures, all, and those outside `all`.
+
+Outside are `table1_released` and every target that rows of a table name as their own (`target:` in config/tables.yaml).
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ def target_runs(settings: Settings) -> dict[str, set[Run]]:
         "table1_released": {(dataset, "released") for dataset in settings.datasets},
         "all": _of_tables(settings, settings.tables) | figures,
     }
+    for row in (row for table in settings.tables.values() for row in table.rows if row.run and row.target):
+        runs.setdefault(row.target, set()).add((row.dataset, row.run))
     return {
         target: {(dataset, run) for dataset, run in wanted if dataset in settings.datasets}
         for target, wanted in runs.items()
@@ -42,5 +47,6 @@ def run_folder(settings: Settings, dataset: str, run: str, seed: int) -> Path:
 
 
 def _of_tables(settings: Settings, tables: Iterable[str]) -> set[Run]:
-    """(data set, run) of every row of these tables that has a run."""
-    return {(row.dataset, row.run) for table in tables for row in settings.tables[table].rows if row.run}
+    """(data set, run) of every row of these tables that has a run and no target of its own."""
+    rows = (row for table in tables for row in settings.tables[table].rows)
+    return {(row.dataset, row.run) for row in rows if row.run and not row.target}

@@ -10,6 +10,7 @@ from omniad.reporting.missing import command, missing
 from omniad.reporting.render import csv_lines, latex, markdown
 from omniad.reporting.runs import finished_runs
 from omniad.reporting.tables import Table, build_tables
+from omniad.targets import target_runs
 
 EN_DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 PAPER = """dataset,row,metric,value,note
@@ -134,6 +135,32 @@ def test_an_extra_run_has_a_line_where_it_was_run(tmp_path):
         ["Mine", "difference", EN_DASH, "+1.5", "+1.0"],
     ]
     assert missing(settings, accuracies) == []
+
+
+def test_another_methods_row_is_trained_by_its_own_target(tmp_path):
+    tables = make_settings(tmp_path).model_dump()["tables"]
+    tables["table2"]["rows"][0] |= {"run": "other", "target": "table2_others"}
+    runs = {"default": {}, "released": {"model": {"variant": "released"}}, "other": {}}
+    settings = make_settings(tmp_path, tables=tables, runs=runs)
+    targets = target_runs(settings)
+    assert targets["table2"] == targets["all"] == {("mvtec", "default")}
+    assert targets["table2_others"] == {("mvtec", "other")}
+    accuracies, _ = build(settings, tmp_path)
+    assert lay_out(accuracies).lines[1] == ["Other", "ours", "0 of 3", "not run", "not run"]
+    config = f"--configfile {tmp_path}/results/config.yaml"
+    assert missing(settings, accuracies)[:2] == [
+        f"Not run: `other` on MVTec-AD (seeds 0, 1, 2). To run it: `snakemake --cores all table2_others {config}`",
+        f"Not run: `default` on MVTec-AD (seeds 0, 1, 2). To run it: `snakemake --cores all table2 {config}`",
+    ]
+    for run, value in (("other", 0.5), ("released", 0.6)):
+        write_run(settings, "mvtec", run, 0, {"P-AP": value, "AU-PRO": value})
+    accuracies, _ = build(settings, tmp_path)
+    lines = lay_out(accuracies).lines
+    assert [line[:2] for line in lines] == [
+        *(["Other", "paper"], ["Other", "ours"], ["Other", "difference"]),
+        *(["Mine", "paper"], ["Mine", "ours, equations"], ["Mine", "ours, released"], ["Mine", "difference"]),
+    ]
+    assert "table2_others" in missing(settings, accuracies)[0]
 
 
 def test_costs_stand_side_by_side_at_the_printed_precision(tmp_path):

@@ -95,7 +95,7 @@ def seeds_text(ours: Ours) -> str:
 
 
 def source_text(ours: Ours) -> str:
-    return f"ours, {ours.variant}" + (" (miniature)" if ours.miniature else "")
+    return "ours" + (f", {ours.variant}" if ours.variant else "") + (" (miniature)" if ours.miniature else "")
 
 
 Lines = list[tuple[Row, str, list[str]]]  # the row of the paper, its name with notes, the cells

@@ -26,15 +26,17 @@ def command(settings: Settings, target: str, datasets: Iterable[str] = ()) -> st
 
 def missing(settings: Settings, table: Table) -> list[str]:
     """A Markdown line for each kind of thing that a table lacks, each with its command."""
-    runs: dict[str, str] = {}
+    runs: dict[str, dict[str, str]] = {}  # target -> what it would add -> its data set
     for row in table.rows:
         if row.ours and row.ours[0].missing:
             seeds = ", ".join(map(str, row.ours[0].missing))
             plural = "s" if len(row.ours[0].missing) > 1 else ""
-            runs[f"`{row.ours[0].run}` on {row.dataset_title} (seed{plural} {seeds})"] = row.dataset
-    lines = []
-    if runs:
-        lines.append(f"Not run: {', '.join(runs)}. To run it: `{command(settings, table.name, runs.values())}`")
+            what = f"`{row.ours[0].run}` on {row.dataset_title} (seed{plural} {seeds})"
+            runs.setdefault(row.target, {})[what] = row.dataset
+    lines = [
+        f"Not run: {', '.join(names)}. To run it: `{command(settings, target, names.values())}`"
+        for target, names in runs.items()
+    ]
     if table.has_costs and any(row.ours and not row.counted for row in table.rows):
         lines.append(f"Not counted: parameters and FLOPs. To count them: `{command(settings, 'complexity')}`")
     shown = {ours.run for row in table.rows for ours in row.ours}

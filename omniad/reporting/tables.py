@@ -38,7 +38,7 @@ class Ours:
     """What one run gave on one data set."""
 
     run: str
-    variant: str
+    variant: str  # of Omni-AD; empty: another method
     miniature: bool
     seeds: tuple[int, ...]  # that were run
     missing: tuple[int, ...]  # that are configured and were not run
@@ -57,6 +57,7 @@ class Row:
     dataset: str
     dataset_title: str
     label: str
+    target: str  # what trains its run
     printed: Mapping[str, Printed]  # by column
     ours: tuple[Ours, ...]  # the row's run, then extra runs; empty in a row that is only printed
     counted: Mapping[str, Mapping[str, float]]  # by variant, then column; in millions and 10^9
@@ -143,13 +144,15 @@ def _build(
 ) -> Table:
     rows = []
     for row in entry.rows:
-        extra = [run for run in entry.extra_runs if row.run and (row.dataset, run) in values]
+        own = row.run and not row.target  # not another method's
+        extra = [run for run in entry.extra_runs if own and (row.dataset, run) in values]
         cells = {column: printed.get((row.dataset, row.label, column)) for column in entry.columns}
         rows.append(
             Row(
                 dataset=row.dataset,
                 dataset_title=settings.sources[row.dataset].title,
                 label=row.label,
+                target=row.target or name,
                 printed={column: cell for column, cell in cells.items() if cell is not None},
                 ours=tuple(_ours(settings, row, run, values, runs) for run in [row.run, *extra] if run),
                 counted={
@@ -170,7 +173,7 @@ def _ours(settings: Settings, row: RowSettings, run: str, values: Summary, runs:
     seeds = tuple(one.seed for one in finished)
     return Ours(
         run=run,
-        variant=as_run.model.variant,
+        variant="" if row.target else as_run.model.variant,
         miniature=as_run.source.miniature,
         seeds=seeds,
         missing=tuple(seed for seed in settings.seeds if seed not in seeds),
