@@ -18,6 +18,7 @@ import pytest
 import yaml
 from file_server import serve
 from PIL import Image
+from torchvision.models import get_model_weights
 
 from omniad.cli import main
 from omniad.config import SourceSettings, load_settings, merge, run_settings
@@ -26,7 +27,7 @@ from omniad.data.index import read_index, write_index
 from omniad.data.miniature import write_miniature, writers
 from omniad.data.packs import open_pack
 from omniad.data.preflight import preflight
-from omniad.data.weights import weights_file
+from omniad.data.weights import KNOWN_WEIGHTS, weights_file
 from omniad.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -242,6 +243,11 @@ def test_weights_of_another_content_than_their_name_tells_are_refused(tmp_path):
     data = settings.data.model_copy(update={"weights": str(tmp_path)})
     with pytest.raises(UserError, match="not the one in its name; remove it"):
         weights_file(settings.model, data)
+
+
+@pytest.mark.parametrize("encoder", KNOWN_WEIGHTS["imagenet"])
+def test_the_addresses_of_torchvisions_weights_are_torchvisions(encoder):
+    assert KNOWN_WEIGHTS["imagenet"][encoder] == get_model_weights(encoder)["IMAGENET1K_V1"].url
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ KNOWN_WEIGHTS = {
         "resnet34": _TORCHVISION + "resnet34-b627a593.pth",
         "resnet50": _TORCHVISION + "resnet50-0676ba61.pth",
         "wide_resnet50_2": _TORCHVISION + "wide_resnet50_2-95faca4d.pth",
+        "efficientnet_b4": _TORCHVISION + "efficientnet_b4_rwightman-23ab8bcd.pth",
+        "efficientnet_b6": _TORCHVISION + "efficientnet_b6_lukemelas-24a108a5.pth",
     },
     "timm": {
         "resnet34": _TIMM + "resnet34-43635321.pth",
