@@ -6,27 +6,35 @@ import argparse
 import logging
 import sys
 
-from omniad.commands import data, evaluation, models, reporting, settings, training
+from omniad.commands import data, doctor, evaluation, models, reporting, settings, training
 from omniad.commands.parser import Commands
 from omniad.errors import UserError
 
-GROUPS = (settings, data, training, evaluation, models, reporting)
+GROUPS = (settings, doctor, data, training, evaluation, models, reporting)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a UserError becomes one line on standard error and exit status 1."""
+    """Run one command; any error becomes one line on standard error and exit status 1 (130 for Ctrl-C)."""
     options = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options.command(options)
-    except UserError as error:
-        if options.debug:
-            raise
-        print(f"omniad: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"omniad: {_in_one_line(error)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _in_one_line(error: Exception) -> str:
+    """Only a UserError is written for the user's eyes; anything else is a bug, or a machine that fails."""
+    if isinstance(error, UserError):
+        return str(error)
+    reason = " ".join(str(error).split())[:300]
+    return f"unexpected {type(error).__name__}: {reason}; repeat with --debug to see where it comes from"
 
 
 def make_parser() -> argparse.ArgumentParser:

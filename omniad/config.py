@@ -226,21 +226,41 @@ class RunSettings(Section):
 def load_settings(*overlays: str | Path) -> Settings:
     """The project's configuration with each overlay file laid over it in turn.
 
-    Outside a checkout there is no `config/` folder; then the class defaults stand alone.
+    Outside a checkout there is no `config/` folder; then the class defaults stand alone, and no data set is known.
 
     Raises:
         UserError: a file is missing or not YAML, a key is unknown, a value has the wrong type.
     """
     merged: dict[str, Any] = {}
-    for file in (*(CONFIG_FOLDER / name for name in DEFAULT_FILES if CONFIG_FOLDER.is_dir()), *map(Path, overlays)):
+    defaults = [CONFIG_FOLDER / name for name in DEFAULT_FILES]
+    # Beside an installed package another one may have put a folder of this name.
+    in_checkout = (CONFIG_FOLDER.parent / "pyproject.toml").is_file() and CONFIG_FOLDER.is_dir()
+    for file in (*(defaults if in_checkout else ()), *map(Path, overlays)):
         merged = merge(merged, read_yaml(file))
-    where = f"{CONFIG_FOLDER.name}/*.yaml" + "".join(f" + {overlay}" for overlay in overlays)
-    return check_settings(merged, where)
+    places = [f"{CONFIG_FOLDER.name}/*.yaml"] if in_checkout else []
+    return check_settings(merged, " + ".join([*places, *map(str, overlays)]))
+
+
+def project_settings(*overlays: str | Path) -> Settings:
+    """`load_settings` for what works on the project's data sets, runs or tables.
+
+    Raises:
+        UserError: also when none are configured, as outside a checkout.
+    """
+    settings = load_settings(*overlays)
+    if not settings.sources:
+        raise UserError(
+            "no data set, run or table is configured here: call this in a checkout of omniad, or name a whole "
+            "configuration with --config FILE (`omniad fit` and `omniad predict` need none)"
+        )
+    return settings
 
 
 def check_settings(values: Mapping[str, Any], where: str) -> Settings:
     """Validate a merged configuration; `where` names its origin in an error."""
     settings = validate(Settings, values, where)
+    if not settings.sources:
+        return settings
     for name in settings.datasets:
         known(name, settings.sources, f"{where}: datasets")
     for run, change in settings.runs.items():

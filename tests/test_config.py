@@ -13,6 +13,7 @@ from omniad.config import (
     load_run_settings,
     load_settings,
     merge,
+    project_settings,
     read_yaml,
     run_settings,
     to_yaml,
@@ -136,8 +137,11 @@ def test_merge_goes_key_by_key_and_replaces_lists():
 
 def test_outside_a_checkout_the_defaults_stand_alone(monkeypatch, tmp_path):
     monkeypatch.setattr("omniad.config.CONFIG_FOLDER", tmp_path / "absent")
-    settings = load_settings_without_sources(tmp_path)
-    assert settings.training.epochs == 500
+    for settings in (load_settings(), load_settings_without_sources(tmp_path)):
+        assert settings.training.epochs == 500
+    with pytest.raises(UserError, match="in a checkout of omniad, or name a whole configuration"):
+        project_settings()
+    assert list(project_settings(tmp_path / "own.yaml").sources) == ["mine"]
 
 
 def load_settings_without_sources(folder: Path) -> Settings:

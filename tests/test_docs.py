@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,53 @@ def test_a_mistake_is_one_line_and_a_traceback_on_request(capsys):
     assert error.count("\n") == 1
     with pytest.raises(Exception, match="mvtek"):
         main([*arguments, "--debug"])
+
+
+def test_a_bug_is_one_line_too(monkeypatch, capsys):
+    monkeypatch.setattr("omniad.commands.settings.to_yaml", lambda settings: 1 / 0)
+    assert main(["settings"]) == 1
+    assert capsys.readouterr().err == (
+        "omniad: unexpected ZeroDivisionError: division by zero; repeat with --debug to see where it comes from\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        main(["settings", "--debug"])
+
+
+def test_an_interrupted_command_says_nothing_and_ends_with_130(monkeypatch, capsys):
+    def interrupted(settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omniad.commands.settings.to_yaml", interrupted)
+    assert main(["settings"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def all_commands() -> list[str]:
+    subparsers = next(action for action in make_parser()._actions if isinstance(action.choices, dict))
+    return list(subparsers.choices or ())
+
+
+@pytest.mark.parametrize("command", all_commands())
+def test_help_says_what_goes_in_what_comes_out_and_an_example_that_is_understood(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert re.search(r"^  reads   \S", text, re.MULTILINE)
+    assert re.search(r"^  writes  \S", text, re.MULTILINE)
+    example = re.search(rf"^Example: omniad ({command}.*)$", text, re.MULTILINE)
+    assert example
+    make_parser().parse_args(shlex.split(example[1]))
+
+
+def test_help_answers_in_half_a_second():
+    """The fastest of three: the machine may be busy with the other tests."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "omniad", "--help"], stdout=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 @pytest.mark.parametrize("command", ["--help", "train --help", "metrics --help", "import-released --help"])

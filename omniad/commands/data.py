@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from omniad.commands.parser import Commands
-from omniad.config import known, load_settings, run_settings
+from omniad.config import known, load_settings, project_settings, run_settings
 from omniad.files import atomic_write
 
 
 def check(options: argparse.Namespace) -> None:
     from omniad.data.preflight import preflight
 
-    settings = load_settings(*options.config)
+    settings = project_settings(*options.config)
     runs = [run_settings(settings, dataset, options.run) for dataset in options.dataset or settings.datasets]
     preflight({run.dataset: run.source for run in runs}, runs, settings.data)
     print("Everything is there, or can be fetched.")
@@ -32,7 +32,7 @@ def fetch(options: argparse.Namespace) -> None:
 def extract(options: argparse.Namespace) -> None:
     from omniad.data.extract import extract_source
 
-    settings = load_settings(*options.config)
+    settings = project_settings(*options.config)
     downloads = {**settings.downloads, **settings.sources}
     source = downloads[known(options.name, downloads, "omniad extract")]
     extract_source(source)
@@ -49,14 +49,14 @@ def miniature(options: argparse.Namespace) -> None:
 def index(options: argparse.Namespace) -> None:
     from omniad.data.index import write_index
 
-    settings = load_settings(*options.config)
+    settings = project_settings(*options.config)
     write_index(run_settings(settings, options.dataset, "default").source, options.out)
 
 
 def pack(options: argparse.Namespace) -> None:
     from omniad.data.pack_writer import write_pack
 
-    settings = load_settings(*options.config)
+    settings = project_settings(*options.config)
     source = run_settings(settings, options.dataset, "default").source
     write_pack(source, options.index, options.out, settings.data.image_size)
 
@@ -69,37 +69,66 @@ def _write_stamp(file: Path, content: dict[str, Any]) -> None:
 
 def add_commands(commands: Commands) -> None:
     sub = commands.add_configured(
-        "check", check, "say what is missing before a run can start, all of it", "--dataset mvtec"
+        "check",
+        check,
+        "say what is missing before a run can start, all of it",
+        "--dataset mvtec",
+        reads="the configuration; whether data sets and weights are there, their addresses answer, the disk has room",
+        writes="nothing; everything that is missing is printed, with what to do",
     )
     sub.add_argument("--dataset", action="append", metavar="NAME", help="may be repeated; without it, all")
-    sub.add_argument("--run", default="default", metavar="NAME")
+    sub.add_argument("--run", default="default", metavar="NAME", help="whose encoder weights are wanted")
 
-    for name, function, text in (
-        ("fetch", fetch, "fetch and verify a data set's archives, or a file of encoder weights"),
-        ("extract", extract, "extract a data set's archives into its folder"),
+    for name, function, text, reads, writes in (
+        (
+            "fetch",
+            fetch,
+            "fetch and verify a data set's archives, or a file of encoder weights",
+            "the addresses, sizes and hashes in the configuration; files that are there already",
+            "the archives at `archive`, the weights in data/weights/, each with a .json of where it came from",
+        ),
+        (
+            "extract",
+            extract,
+            "extract a data set's archives into its folder",
+            "the archives at `archive` of the configuration",
+            "the data set's `folder`; nothing outside it, whatever an archive holds",
+        ),
     ):
-        sub = commands.add_configured(name, function, text, "mvtec")
+        sub = commands.add_configured(name, function, text, "mvtec", reads=reads, writes=writes)
         sub.add_argument("name", metavar="NAME", help="a name from `sources` or `downloads` of the configuration")
         sub.add_argument("--stamp", type=Path, metavar="FILE", help="written at the end; the workflow waits for it")
 
     sub = commands.add(
-        "miniature", miniature, "make a small data set in a real layout", "--layout mvtec --folder mini/mvtec"
+        "miniature",
+        miniature,
+        "make a small data set in a real layout",
+        "--layout mvtec --folder mini/mvtec",
+        reads="nothing: photographs that ship with scikit-image, and a seed",
+        writes="images, masks and labels in FOLDER, laid out as the real data set",
     )
     sub.add_argument("--layout", required=True, choices=["mvtec", "visa", "realiad"])
     sub.add_argument("--folder", required=True, type=Path)
     sub.add_argument("--seed", type=int, default=0)
 
     sub = commands.add_configured(
-        "index", index, "list a data set's images, labels and masks", "--dataset mvtec --out index.csv"
+        "index",
+        index,
+        "list a data set's images, labels and masks",
+        "--dataset mvtec --out data/prepared/mvtec/index.csv",
+        reads="the data set's `folder`: names, labels, the headers of all images and masks",
+        writes="a CSV, one row an image: class, split, label, defect, image, mask",
     )
     sub.add_argument("--dataset", required=True, metavar="NAME")
-    sub.add_argument("--out", required=True, type=Path)
+    sub.add_argument("--out", required=True, type=Path, metavar="CSV")
 
     sub = commands.add_configured(
         "pack",
         pack,
         "decode and resize a data set once",
-        "--dataset mvtec --index index.csv --out data/prepared/mvtec/256",
+        "--dataset mvtec --index data/prepared/mvtec/index.csv --out data/prepared/mvtec/256",
+        reads="the index, and every image and mask in it",
+        writes="DIR with images.npy (N, S, S, 3), masks.npy (N, S, S), both uint8, and pack.json",
     )
     sub.add_argument("--dataset", required=True, metavar="NAME")
     sub.add_argument("--index", required=True, type=Path, metavar="CSV")

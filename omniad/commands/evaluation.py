@@ -28,11 +28,23 @@ def metrics(options: argparse.Namespace) -> None:
 
 def add_commands(commands: Commands) -> None:
     sub = commands.add(
-        "evaluate", evaluate, "score a run's test images and write its metrics", "results/runs/mvtec/default/seed0"
+        "evaluate",
+        evaluate,
+        "score a run's test images and write its metrics",
+        "results/runs/mvtec/default/seed0",
+        reads="RUN_DIR/config.yaml and model.safetensors, and the packed data set they name",
+        writes="scores.csv, metrics.csv, curves.npz and examples/ in RUN_DIR",
     )
     sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
 
-    sub = commands.add("metrics", metrics, "compute the seven metrics of one class", "maps.npy masks.npy --json")
+    sub = commands.add(
+        "metrics",
+        metrics,
+        "compute the seven metrics of one class",
+        "maps.npy masks.npy --json",
+        reads="anomaly maps and masks of one class, and optionally its labels, as .npy files",
+        writes="nothing; the metrics are printed, as fractions",
+    )
     sub.add_argument("maps", type=Path, metavar="MAPS.npy", help="anomaly maps (N, H, W)")
     sub.add_argument("masks", type=Path, metavar="MASKS.npy", help="masks (N, H, W), anomalous where > 0")
     sub.add_argument("--labels", type=Path, metavar="LABELS.npy", help="image labels (N,); else from the masks")

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from omniad.commands.parser import Commands
-from omniad.config import load_settings
+from omniad.config import project_settings
 
 
 def complexity(options: argparse.Namespace) -> None:
     from omniad.models.complexity import complexity_rows
 
     # Of the full-size models: an overlay that shrinks them for a demo changes nothing here.
-    rows = complexity_rows(load_settings())
+    rows = complexity_rows(project_settings())
     if options.json:
         print(json.dumps({"rows": rows}, indent=1))
     elif options.out:
@@ -43,7 +43,14 @@ def _print_complexity(rows: list[dict[str, Any]]) -> None:
 
 
 def add_commands(commands: Commands) -> None:
-    sub = commands.add("complexity", complexity, "count parameters and multiply-adds of every table row", "--json")
+    sub = commands.add(
+        "complexity",
+        complexity,
+        "count parameters and multiply-adds of every table row",
+        "--json",
+        reads="the tables of config/tables.yaml; no data and no weights",
+        writes="nothing; the counts of both readings are printed beside the paper's (or written, with --out)",
+    )
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.add_argument("--out", type=Path, metavar="CSV", help="write a CSV file instead")
 
@@ -52,7 +59,14 @@ def add_commands(commands: Commands) -> None:
         import_released,
         "make a run folder from a checkpoint of the authors' code",
         "net.pth my_run --projection none",
+        reads="the checkpoint: a state dict, bare or under `net`; no code in it is run",
+        writes="RUN_DIR/config.yaml and model.safetensors, for `omniad evaluate`, `predict` and `export`",
     )
     sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    sub.add_argument("--projection", required=True, choices=["none", "random"])
+    sub.add_argument(
+        "--projection",
+        required=True,
+        choices=["none", "random"],
+        help="what stands for the output projection, which is in no checkpoint: nothing, or drawn anew in every call",
+    )

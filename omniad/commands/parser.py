@@ -1,4 +1,4 @@
-"""How a command is added: every one with a sentence, an example and `--debug`; most with `--config`."""
+"""How a command is added: each with a sentence, what it reads and writes, an example and `--debug`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ class Commands:
         self._parsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        self, name: str, function: Callable[[argparse.Namespace], None], text: str, example: str
+        self,
+        name: str,
+        function: Callable[[argparse.Namespace], None],
+        text: str,
+        example: str,
+        *,
+        reads: str,
+        writes: str,
     ) -> argparse.ArgumentParser:
-        """A command that calls `function` with its options."""
+        """A command that calls `function` with its options; its help says what goes in and what comes out."""
         added = self._parsers.add_parser(
             name,
             help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
+            description=f"{text[0].upper()}{text[1:]}.\n\n  reads   {reads}\n  writes  {writes}",
             epilog=f"Example: omniad {name} {example}".rstrip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -28,10 +35,17 @@ class Commands:
         return added
 
     def add_configured(
-        self, name: str, function: Callable[[argparse.Namespace], None], text: str, example: str
+        self,
+        name: str,
+        function: Callable[[argparse.Namespace], None],
+        text: str,
+        example: str,
+        *,
+        reads: str,
+        writes: str,
     ) -> argparse.ArgumentParser:
         """A command that reads the project's configuration, with `--config FILE` overlays."""
-        added = self.add(name, function, text, example)
+        added = self.add(name, function, text, example, reads=reads, writes=writes)
         added.add_argument(
             "--config", action="append", default=[], metavar="FILE", help="overlay on config/*.yaml (may be repeated)"
         )

@@ -13,4 +13,11 @@ def settings(options: argparse.Namespace) -> None:
 
 
 def add_commands(commands: Commands) -> None:
-    commands.add_configured("settings", settings, "print the resolved configuration", "--config config/demo.yaml")
+    commands.add_configured(
+        "settings",
+        settings,
+        "print the resolved configuration",
+        "--config config/demo.yaml",
+        reads="config/*.yaml and the overlays",
+        writes="nothing; every setting is printed as YAML",
+    )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from omniad.commands.parser import Commands
-from omniad.config import load_settings, run_settings
+from omniad.config import load_settings, project_settings, run_settings
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -17,7 +17,7 @@ def pretrain(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    settings = run_settings(load_settings(*options.config), options.dataset, options.run)
+    settings = run_settings(project_settings(*options.config), options.dataset, options.run)
     from omniad.training.loop import train
 
     train(settings, options.seed, options.out)
@@ -25,7 +25,12 @@ def train(options: argparse.Namespace) -> None:
 
 def add_commands(commands: Commands) -> None:
     sub = commands.add_configured(
-        "pretrain", pretrain, "pretrain an encoder for the miniatures", "--encoder resnet18 --out resnet18.safetensors"
+        "pretrain",
+        pretrain,
+        "pretrain an encoder for the miniatures",
+        "--encoder resnet18 --out resnet18.safetensors",
+        reads="nothing but the configuration: the images are made on the spot",
+        writes="the encoder's weights, under torchvision's names",
     )
     sub.add_argument("--encoder", required=True, choices=["resnet18", "resnet34", "resnet50", "wide_resnet50_2"])
     sub.add_argument("--width", type=int, default=64, help="channels of the stem (64: full size)")
@@ -33,7 +38,12 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--out", required=True, type=Path)
 
     sub = commands.add_configured(
-        "train", train, "train one run", "--dataset mvtec --run default --seed 0 --out my_run"
+        "train",
+        train,
+        "train one run",
+        "--dataset mvtec --run default --seed 0 --out my_run",
+        reads="the packed data set (data/prepared/) and the encoder's weights (data/weights/)",
+        writes="DIR with config.yaml, model.safetensors, history.csv and provenance.json",
     )
     sub.add_argument("--dataset", required=True, metavar="NAME")
     sub.add_argument("--run", required=True, metavar="NAME")

@@ -60,7 +60,7 @@ def preflight(sources: Mapping[str, SourceSettings], runs: Iterable[RunSettings]
         reasons = [silent[url] for url in each.urls]
         if each.obstacle or all(reasons):
             problems.append(f"{each.title}: {'; '.join(filter(None, [each.obstacle, *reasons]))}. {each.by_hand}")
-    problems += _full_disks(sources, data)
+    problems += full_disks(sources, data)
     problems = list(dict.fromkeys(problems))
     if problems:
         listed = "".join(f"\n  {number}. {problem}" for number, problem in enumerate(problems, 1))
@@ -128,7 +128,7 @@ def _silent_hosts(urls: Iterable[str]) -> dict[str, str]:
         }
 
 
-def _full_disks(sources: Mapping[str, SourceSettings], data: DataSettings) -> list[str]:
+def full_disks(sources: Mapping[str, SourceSettings], data: DataSettings) -> list[str]:
     """Disks that lack room for what is about to be fetched, extracted and packed there."""
     needs: dict[int, float] = defaultdict(float)  # device -> bytes
     places: dict[int, Path] = {}

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omniad.config import ModelSettings, RunSettings, known, load_settings, to_yaml, validate
+from omniad.config import ModelSettings, RunSettings, SourceSettings, known, load_settings, to_yaml, validate
 from omniad.errors import UserError
 from omniad.files import atomic_write
 from omniad.models.checkpoint import WEIGHTS_FILE, build_model, save_model
@@ -48,6 +48,7 @@ RENAMES = (
     (r"\.mlp\.linear2\.", ".l2."),
 )
 FIRST_BLOCK = "net_s.layers_up.0.blocks.0.blocks.0.toProxy."
+OUTSIDE_A_CHECKOUT = SourceSettings(title="not configured", layout="mvtec", folder="data/mvtec")
 
 
 def import_released(
@@ -69,7 +70,8 @@ def import_released(
     if (folder / "config.yaml").exists() or (folder / WEIGHTS_FILE).exists():
         raise UserError(f"{folder}: already holds a run; name a new folder")
     project = load_settings()
-    source = project.sources[known(dataset, project.sources, "data set")]
+    sources = project.sources or {dataset: OUTSIDE_A_CHECKOUT}
+    source = sources[known(dataset, sources, "data set")]
     entries = read_entries(checkpoint)
     settings = infer_settings(entries, projection, str(checkpoint))
     with torch.device("meta"):  # names and shapes only: every weight comes from the checkpoint

@@ -1,0 +1,31 @@
+"""This machine: doctor."""
+
+from __future__ import annotations
+
+import argparse
+
+from omniad.commands.parser import Commands
+from omniad.config import load_settings
+from omniad.errors import UserError
+
+
+def doctor(options: argparse.Namespace) -> None:
+    from omniad.doctor import examine
+
+    broken = []
+    for finding in examine(load_settings(*options.config)):
+        print(f"{finding.state:8} {finding.what}: {finding.text}", flush=True)
+        broken += [finding.what] if finding.state == "broken" else []
+    if broken:
+        raise UserError(f"to be mended, see above: {', '.join(broken)}")
+
+
+def add_commands(commands: Commands) -> None:
+    commands.add_configured(
+        "doctor",
+        doctor,
+        "say what this machine has and lacks, and what to do about it",
+        "",
+        reads="this machine: Python, packages, GPU, disk, Slurm; the data sets and weights of the configuration",
+        writes="nothing; a line each: ok, missing (can be done without), or broken, which makes the exit status 1",
+    )

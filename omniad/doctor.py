@@ -1,0 +1,188 @@
+"""What a machine has of what omniad needs (packages, GPU, disk, Slurm, data sets, weights), and what to do else."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from omniad.config import ModelSettings, Settings, SourceSettings, run_settings
+from omniad.data.counts import differences, expected_counts
+from omniad.data.layouts import READERS
+from omniad.data.preflight import full_disks
+from omniad.data.remote import has_files, remote_files
+from omniad.data.weights import missing_weights, weights_file, weights_path
+from omniad.devices import count_gpus
+from omniad.errors import UserError
+
+PYTHON = (3, 11)
+EXTRAS = {  # of pyproject.toml -> the modules it brings, and what they are for
+    "workflow": (("snakemake", "snakemake_executor_plugin_slurm"), "the paper's workflow"),
+    "export": (("onnx", "onnxruntime", "onnxscript"), "`omniad export --format onnx`"),
+}
+GIB = 2**30
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at. `missing` can be done without; `broken` has to be mended."""
+
+    what: str
+    state: Literal["ok", "missing", "broken"]
+    text: str  # what is there; unless all is well, also what to do
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Everything, in an order in which one would mend it. Takes seconds: torch's import is the longest part."""
+    yield _python()
+    yield _package("torch")
+    yield _package("torchvision")
+    for extra in EXTRAS:
+        yield _extra(extra)
+    yield from _gpus()
+    yield _disk(settings)
+    yield _slurm()
+    if not settings.sources:
+        yield Finding("data sets", "missing", "none are configured outside a checkout; your own images need none")
+    for name, source in settings.sources.items():
+        yield _data_set(name, source)
+    yield from _weights(settings)
+
+
+def _python() -> Finding:
+    found, needed = platform.python_version(), ".".join(map(str, PYTHON))
+    if sys.version_info >= PYTHON:
+        return Finding("Python", "ok", f"{found} ({sys.executable})")
+    return Finding("Python", "broken", f"{found} is too old: install {needed} or newer")
+
+
+def _package(name: str) -> Finding:
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # a mismatched pair of torch and torchvision raises anything
+        reason = " ".join(str(error).split())[:120]
+        return Finding(name, "broken", f"{reason}: `pip install torch torchvision` brings a matching pair")
+    return Finding(name, "ok", module.__version__)
+
+
+def _extra(name: str) -> Finding:
+    modules, purpose = EXTRAS[name]
+    absent = [module for module in modules if importlib.util.find_spec(module) is None]
+    if absent:
+        text = f"{', '.join(absent)} not installed: `pip install 'omniad[{name}]'` when you want {purpose}"
+        return Finding(f"extra {name}", "missing", text)
+    return Finding(f"extra {name}", "ok", f"{', '.join(modules)}: {purpose}")
+
+
+def _gpus() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception:  # told already
+        return
+    if not torch.cuda.is_available():
+        if count_gpus():
+            text = f"the driver sees a GPU, torch (built for CUDA {torch.version.cuda}) cannot use it: "
+            yield Finding("CUDA", "broken", text + "install a torch that fits the driver, see pytorch.org")
+        else:
+            text = "no GPU: a model of full size trains for days or weeks on a CPU, predicting takes about a second"
+            yield Finding("CUDA", "missing", text + " an image; `make demo` and small models need none")
+        return
+    yield Finding("CUDA", "ok", f"{torch.version.cuda}, {torch.cuda.device_count()} GPU(s)")
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        text = f"{torch.cuda.get_device_name(number)}: {free / GIB:.1f} of {total / GIB:.1f} GiB memory free"
+        if free < total / 4:
+            yield Finding(f"GPU {number}", "missing", f"{text}: another process uses it, see nvidia-smi")
+        else:
+            yield Finding(f"GPU {number}", "ok", text)
+
+
+def _disk(settings: Settings) -> Finding:
+    free = f"{shutil.disk_usage(Path.cwd()).free / 1e9:,.0f} GB free here"
+    wanted = {name: source for name, source in settings.sources.items() if name in settings.datasets}
+    problems = full_disks(wanted, settings.data)
+    if problems:
+        return Finding("disk", "missing", f"{free}; {'; '.join(problems)}")
+    return Finding("disk", "ok", free + (", enough for the configured data sets" if wanted else ""))
+
+
+def _slurm() -> Finding:
+    if not shutil.which("sbatch"):
+        return Finding("Slurm", "missing", "no sbatch here: `snakemake --cores all TARGET` uses this machine alone")
+    command = ["sinfo", "--noheader", "--format=%P"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3)
+        problem = answer.stderr.strip() if answer.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("Slurm", "missing", f"its controller does not answer ({type(error).__name__}): ask who runs it")
+    if problem:
+        return Finding(
+            "Slurm", "missing", f"its controller does not answer ({problem.splitlines()[0]}): ask who runs it"
+        )
+    partitions = ", ".join(answer.stdout.split()) or "none"
+    return Finding("Slurm", "ok", f"partitions {partitions}; `snakemake --profile slurm TARGET`")
+
+
+def _data_set(name: str, source: SourceSettings) -> Finding:
+    """Whether the folder holds as many images of each kind as are published; `omniad index` also checks the files."""
+    if not has_files(source.folder):
+        return Finding(source.title, "missing", _how_to_get(name, source))
+    try:
+        records = READERS[source.layout](source)
+        expected = None if source.miniature else expected_counts(source.counts, source.views)
+    except UserError as error:
+        return Finding(source.title, "broken", str(error))
+    found = f"{len(records):,} images in {source.folder}/"
+    if expected is None:
+        return Finding(source.title, "ok", f"{found} (no table of counts to verify them with)")
+    wrong = differences(((record.class_, record.split, record.label, record.defect) for record in records), expected)
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
+        told = f"{found}, not those published ({'; '.join(wrong[:3])}{more})"
+        return Finding(source.title, "broken", f"{told}: extract it anew")
+    return Finding(source.title, "ok", f"{found}, all that are published")
+
+
+def _how_to_get(name: str, source: SourceSettings) -> str:
+    if source.miniature:
+        return f"the workflow makes it; or `omniad miniature --layout {source.layout} --folder {source.folder}`"
+    try:
+        files = remote_files(source)
+    except UserError as error:
+        return str(error)
+    if files and all(file.path.is_file() for file in files):
+        return f"its archives are here: `omniad extract {name}` extracts them into {source.folder}/"
+    how = f"`omniad fetch {name}` fetches {source.size_bytes / 1e9:.1f} GB; " if files else ""
+    return f"{how}or get it from {source.url or 'its owner'} and put its files into {source.folder}/"
+
+
+def _weights(settings: Settings) -> Iterator[Finding]:
+    """Each file of encoder weights that a configured run needs, found and verified."""
+    wanted: dict[Path, ModelSettings] = {}
+    for model in _models(settings):
+        path = weights_path(model, settings.data)
+        if path is not None:
+            wanted.setdefault(path, model)
+    for path, model in wanted.items():
+        if problem := missing_weights(model, settings.data):
+            yield Finding("weights", "missing", problem)
+            continue
+        try:
+            weights_file(model, settings.data)
+        except UserError as error:
+            yield Finding("weights", "broken", str(error))
+        else:
+            yield Finding("weights", "ok", f"{path}, {path.stat().st_size / 1e6:.0f} MB")
+
+
+def _models(settings: Settings) -> Iterator[ModelSettings]:
+    yield settings.model
+    if settings.sources:
+        for dataset in settings.datasets:
+            for run in settings.runs:
+                yield run_settings(settings, dataset, run).model
