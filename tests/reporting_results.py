@@ -72,13 +72,18 @@ def write_examples(run_folder: Path, class_: str, defective: bool = True) -> Pat
 
 
 def tables_of(markdown: str) -> list[list[list[str]]]:
-    """The tables of a Markdown text: lines of stripped cells, the head first, without the rule below it."""
+    """The tables of a Markdown text: lines of cells without bold and italics, the head first, no rule below."""
     tables: list[list[list[str]]] = [[]]
     for line in markdown.splitlines():
         if line.startswith("|"):
-            cells = [cell.strip() for cell in line.replace("\\|", "\0").strip("|").split("|")]
+            cells = [cell.strip(" *") for cell in line.replace("\\|", "\0").strip("|").split("|")]
             if not all(set(cell) <= set(":-") for cell in cells):
                 tables[-1].append(cells)
         elif tables[-1]:
             tables.append([])
     return [table for table in tables if table]
+
+
+def paper_tables(report: str) -> list[list[list[str]]]:
+    """The tables of a report's sections "Table I" ... "Table VII", one each."""
+    return [tables_of(section)[0] for section in report.split("\n## ") if section.startswith("Table ")]

@@ -25,7 +25,7 @@ def test_all_runs_become_lines_of_one_file(settings, tmp_path):
     write_measurements(settings, out)
     with out.open() as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == ["dataset", "run", "seed", "class", "metric", "definition", "value", "reason"]
+    assert list(lines[0]) == ["dataset", "run", "seed", "class", "metric", "definition", "value", "reason", "spread"]
     means = [
         (line["dataset"], line["seed"], line["definition"], line["value"], line["reason"])
         for line in lines
@@ -43,7 +43,9 @@ def test_all_runs_become_lines_of_one_file(settings, tmp_path):
 
 def test_without_runs_there_is_only_the_head(settings, tmp_path):
     write_measurements(settings, tmp_path / "measurements.csv")
-    assert (tmp_path / "measurements.csv").read_text() == "dataset,run,seed,class,metric,definition,value,reason\n"
+    assert (
+        tmp_path / "measurements.csv"
+    ).read_text() == "dataset,run,seed,class,metric,definition,value,reason,spread\n"
 
 
 def test_a_run_that_was_not_evaluated_is_left_out(settings):

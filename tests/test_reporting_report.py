@@ -7,7 +7,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from reporting_results import SEVEN, miniature_settings, paper_settings, tables_of, write_examples, write_run
+from reporting_results import (
+    SEVEN,
+    miniature_settings,
+    paper_settings,
+    paper_tables,
+    tables_of,
+    write_examples,
+    write_run,
+)
 
 from omniad.config import load_settings
 from omniad.reporting import write_complexity, write_report
@@ -15,6 +23,7 @@ from omniad.reporting.paper import PAPER_FOLDER, read_paper
 from omniad.reporting.report import PAPER_VS_CODE
 
 TABLES = [f"Table {number}: " for number in ("I", "II", "III", "IV", "V", "VI", "VII")]
+LOWER = "\N{DOWNWARDS ARROW}"
 VALUES: dict[str, float | None] = dict.fromkeys((*SEVEN, "mAD"), 0.5)
 CONFIGURED = load_settings()
 TITLES = {source.title: name for name, source in CONFIGURED.sources.items()}
@@ -70,7 +79,7 @@ def test_without_runs_every_table_shows_print_and_what_to_type(nothing_run):
 
 @pytest.mark.parametrize("report", ["nothing_run", "miniature"])
 def test_tables_are_whole_and_in_the_papers_order(report, request):
-    tables = tables_of(request.getfixturevalue(report).read_text())
+    tables = paper_tables(request.getfixturevalue(report).read_text())
     for lines, entry in zip(tables, CONFIGURED.tables.values(), strict=True):
         assert {len(line) for line in lines} == {len(lines[0])}
         assert all(cell for line in lines for cell in line)
@@ -81,7 +90,7 @@ def test_tables_are_whole_and_in_the_papers_order(report, request):
 
 @pytest.mark.parametrize("report", ["nothing_run", "miniature"])
 def test_every_printed_number_stands_in_its_row_and_column(report, request):
-    tables = tables_of(request.getfixturevalue(report).read_text())
+    tables = paper_tables(request.getfixturevalue(report).read_text())
     for (head, *lines), entry in zip(tables, CONFIGURED.tables.values(), strict=True):
         heads = {"parameters": "Params (M)<br>paper", "FLOPs": "FLOPs (G)<br>paper"}
         shown = {}
@@ -102,9 +111,9 @@ def test_a_finished_miniature_lacks_nothing_and_says_what_it_is(miniature):
     text = miniature.read_text()
     title = "# Omni-AD: a reproduction (miniature data: accuracies are not comparable with the paper)"
     assert text.splitlines()[0] == title
-    cells = [cell for table in tables_of(text) for line in table for cell in line]
+    cells = [cell for table in paper_tables(text) for line in table for cell in line]
     assert not {"not run", "undefined", "difference"} & set(cells)
-    ours = [line for table in tables_of(text) for line in table if "ours, equations (miniature)" in line]
+    ours = [line for table in paper_tables(text) for line in table if "ours, equations (miniature)" in line]
     assert len(ours) == 3 + 3 + 4 + 3  # rows with a run in Tables I, II, III and V
     assert {cell for line in ours for cell in line[-7:]} == {"50.0"}
     assert text.count("**Miniature data: these accuracies are not comparable with the paper's") == 7
@@ -139,10 +148,10 @@ def test_runs_that_differ_are_told_apart(tmp_path):
 
 
 def test_costs_of_a_miniature_are_shown_beside_print(miniature):
-    table = tables_of(miniature.read_text())[6]
+    table = paper_tables(miniature.read_text())[6]
     row = next(line for line in table if line[0].startswith("ResNet50"))
     # 1.25 M parameters and 3 G multiply-adds, as written above; 468 and 114 are printed without decimals.
-    assert row[:7] == ["ResNet50 (a)", "468", "1", "1", "114", "3", "3"]
+    assert row[:7] == ["ResNet50 (a)", "468", f"1 {LOWER}", "1", "114", f"3 {LOWER}", "3"]
     assert "(a) Half as wide | as it should be." in miniature.read_text()
 
 

@@ -9,9 +9,10 @@ from omniad.reporting.measurements import collect
 from omniad.reporting.missing import command, missing
 from omniad.reporting.render import csv_lines, latex, markdown
 from omniad.reporting.runs import finished_runs
-from omniad.reporting.tables import Table, build_tables
+from omniad.reporting.tables import Table, build_tables, find
 from omniad.targets import target_runs
 
+CHECK = "\N{CHECK MARK}"
 EN_DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 PAPER = """dataset,row,metric,value,note
 mvtec,Other,P-AP,51.0,
@@ -54,7 +55,7 @@ def make_settings(tmp_path, **changes) -> Settings:
 def build(settings, tmp_path, counts=COUNTS) -> tuple[Table, Table]:
     (tmp_path / "paper.csv").write_text(PAPER)
     runs = finished_runs(settings.results)
-    accuracies, costs = build_tables(settings, collect(runs), runs, counts, paper=tmp_path)
+    accuracies, costs = build_tables(find(settings, collect(runs), runs, counts), paper=tmp_path)
     return accuracies, costs
 
 
@@ -75,16 +76,21 @@ def test_three_seeds_give_mean_deviation_and_difference(tmp_path):
         ["Mine", "paper", EN_DASH, "93.5", "90.0 (a)"],
         ["Mine", "ours, equations", "3", "92.0 ± 2.0", "90.0 ± 0.0"],
         ["Mine", "difference", EN_DASH, f"{MINUS}1.5", "0.0"],
+        # 0.05 + 4.3027 * 2 * sqrt(4/3): Student's t for 2 degrees of freedom, from a printed table
+        ["Mine", "verdict", EN_DASH, f"{CHECK} ±9.99", f"{CHECK} ±0.05"],
     ]
+    assert grid.marks[4][-2:] == ["reproduced", "reproduced"]
+    assert grid.runs == [None, None, *[("mvtec", "default")] * 3]
     assert grid.notes == ["(a) read off a figure"]
-    assert grid.starts == [False, True, False, False]
+    assert grid.starts == [False, True, False, False, False]
 
 
 def test_one_seed_has_no_deviation(tmp_path):
     settings = make_settings(tmp_path, seeds=[7])
     write_run(settings, "mvtec", "default", 7, {"P-AP": 0.92, "AU-PRO": 0.9049})
-    ours = lay_out(build(settings, tmp_path)[0]).lines[2]
-    assert ours == ["Mine", "ours, equations", "1", "92.0", "90.5"]
+    grid = lay_out(build(settings, tmp_path)[0])
+    assert grid.lines[2] == ["Mine", "ours, equations (b)", "1", "92.0", "90.5"]
+    assert grid.notes[1] == "(b) Not judged: no spread: no run of this data set has two seeds."
 
 
 def test_what_was_not_run_says_so_and_names_the_command(tmp_path):
@@ -131,7 +137,7 @@ def test_an_extra_run_has_a_line_where_it_was_run(tmp_path):
     write_run(settings, "mvtec", "released", 0, {"P-AP": 0.95, "AU-PRO": 0.91})
     accuracies, _ = build(settings, tmp_path)
     assert lay_out(accuracies).lines[4:] == [
-        ["Mine", "ours, released", "1", "95.0", "91.0"],
+        ["Mine", "ours, released (c)", "1", "95.0", "91.0"],
         ["Mine", "difference", EN_DASH, "+1.5", "+1.0"],
     ]
     assert missing(settings, accuracies) == []
@@ -157,8 +163,8 @@ def test_another_methods_row_is_trained_by_its_own_target(tmp_path):
     accuracies, _ = build(settings, tmp_path)
     lines = lay_out(accuracies).lines
     assert [line[:2] for line in lines] == [
-        *(["Other", "paper"], ["Other", "ours"], ["Other", "difference"]),
-        *(["Mine", "paper"], ["Mine", "ours, equations"], ["Mine", "ours, released"], ["Mine", "difference"]),
+        *(["Other", "paper"], ["Other", "ours (a)"], ["Other", "difference"]),
+        *(["Mine", "paper"], ["Mine", "ours, equations"], ["Mine", "ours, released (c)"], ["Mine", "difference"]),
     ]
     assert "table2_others" in missing(settings, accuracies)[0]
 
@@ -175,7 +181,19 @@ def test_costs_stand_side_by_side_at_the_printed_precision(tmp_path):
             *("FLOPs (G)\npaper", "FLOPs (G)\nreleased", "FLOPs (G)\nequations"),
             *("mAD\npaper", "mAD\nours, equations", "mAD\ndifference", "Seeds"),
         ],
-        ["Small", "29.9", "29.9", "33.0", "114", "114", "105", "85.0", "83.7", f"{MINUS}1.3", "1"],
+        [
+            "Small (a)",
+            "29.9",
+            f"29.9 {CHECK}",
+            "33.0",
+            "114",
+            f"114 {CHECK}",
+            "105",
+            "85.0",
+            "83.7",
+            f"{MINUS}1.3",
+            "1",
+        ],
     ]
 
 
@@ -200,7 +218,8 @@ def test_runs_made_with_other_settings_are_marked(tmp_path):
     write_run(settings, "mvtec", "default", 1, {"P-AP": 0.9, "AU-PRO": 0.9})
     grid = lay_out(build(settings, tmp_path)[0])
     assert grid.notes[1] == "(b) Seed 0: made with training.epochs 3 instead of 500."
-    assert grid.lines[2][1].endswith("(b)")
+    assert grid.notes[2] == "(c) Not judged: another protocol: training.epochs 3 instead of 500."
+    assert grid.lines[2][1].endswith("(b) (c)")
 
 
 def test_the_csv_holds_both_definitions_and_compares_one(tmp_path):

@@ -1,7 +1,8 @@
 """A table as a grid of text: which columns and lines there are and how a number is written.
 
-Tables of accuracies are stacked: a line with what is printed, below it a line with what was measured here. Tables with
-costs set print and ours side by side, because a cost has three numbers (print, both readings) and needs no spread.
+Tables of accuracies are stacked: a line with what is printed, below it lines with what was measured here, the
+difference and the verdict. Tables with costs set print and ours side by side, because a cost has three numbers (print,
+both readings) and needs no spread.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import math
 from dataclasses import dataclass, field
 
 from omniad.reporting.complexity import COUNTS
+from omniad.reporting.marks import rank_marks
 from omniad.reporting.paper import Printed
-from omniad.reporting.tables import VARIANTS, Measured, Ours, Row, Table
+from omniad.reporting.seeds import Measured, RunKey
+from omniad.reporting.tables import PRINTED_VARIANT, VARIANTS, Ours, Row, Table
+from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 NOT_RUN = "not run"
 UNDEFINED = "undefined"
+SIGNS = {REPRODUCED: "\N{CHECK MARK}", HIGHER: "\N{UPWARDS ARROW}", LOWER: "\N{DOWNWARDS ARROW}"}
 COST_HEADS = {"parameters": "Params (M)", "FLOPs": "FLOPs (G)"}
 
 
@@ -48,9 +53,17 @@ class Grid:
 
     head: list[str]
     lines: list[list[str]]
+    marks: list[list[str]]  # of each cell: best, second, a verdict's kind, or nothing
+    kinds: list[str]  # of each line: paper, ours, difference, verdict
+    runs: list[RunKey | None]  # whose numbers a line shows
     starts: list[bool]  # whether a line begins a group (another data set, another row of the paper)
     text_columns: int  # left-aligned ones, at the left
     notes: list[str]
+
+    @property
+    def cells(self) -> list[list[tuple[str, str]]]:
+        """Each line's cells with their marks."""
+        return [list(zip(*line, strict=True)) for line in zip(self.lines, self.marks, strict=True)]
 
 
 def lay_out(table: Table) -> Grid:
@@ -83,9 +96,20 @@ def difference_text(measured: Measured | None, printed: Printed | None) -> str:
     return signed(measured.mean - printed.value)
 
 
-def count_text(value: float | None, printed: Printed | None) -> str:
-    """A count to the printed precision, or to one decimal where nothing is printed."""
-    return NOT_RUN if value is None else f"{value:.{printed.decimals if printed else 1}f}"
+def count_text(value: float | None, printed: Printed | None, verdict: Verdict | None = None) -> str:
+    """A count to the printed precision, or to one decimal where nothing is printed; with its verdict's sign."""
+    if value is None:
+        return NOT_RUN
+    return f"{value:.{printed.decimals if printed else 1}f}" + (f" {SIGNS[verdict.kind]}" if verdict else "")
+
+
+def verdict_text(verdict: Verdict | None) -> str:
+    """A verdict's sign, and the half-width of the interval in which a number counts as reproduced."""
+    return f"{SIGNS[verdict.kind]} ±{verdict.half_width:.2f}" if verdict and verdict.judged else NOTHING
+
+
+def verdict_mark(verdict: Verdict | None) -> str:
+    return verdict.kind if verdict and verdict.judged else ""
 
 
 def seeds_text(ours: Ours) -> str:
@@ -98,63 +122,137 @@ def source_text(ours: Ours) -> str:
     return "ours" + (f", {ours.variant}" if ours.variant else "") + (" (miniature)" if ours.miniature else "")
 
 
-Lines = list[tuple[Row, str, list[str]]]  # the row of the paper, its name with notes, the cells
+@dataclass
+class Line:
+    """One line of a table before the columns in front are put to it."""
+
+    row: Row
+    kind: str  # paper, ours, difference, verdict
+    cells: list[str]
+    name: str
+    run: str = ""  # whose numbers these are
+    marks: list[str] = field(default_factory=list)
 
 
-def _grid(table: Table, head: list[str], lines: Lines, text_columns: int, notes: Notes) -> Grid:
+def _grid(table: Table, head: list[str], lines: list[Line], text_columns: int, notes: Notes) -> Grid:
     """Put the first columns in front: the data set where there are several, then the row's name."""
     several = len(table.datasets) > 1
-    groups = [row.dataset if several or table.has_costs else row.label for row, _, _ in lines]
+    front = 1 + several
+    groups = [line.row.dataset if several or table.has_costs else line.row.label for line in lines]
     return Grid(
         head=[*(["Data set"] if several else []), table.head, *head],
-        lines=[[*([row.dataset_title] if several else []), name, *cells] for row, name, cells in lines],
+        lines=[[*([line.row.dataset_title] if several else []), line.name, *line.cells] for line in lines],
+        marks=[[""] * front + line.marks for line in lines],
+        kinds=[line.kind for line in lines],
+        runs=[(line.row.dataset, line.run) if line.run else None for line in lines],
         starts=[index > 0 and group != groups[index - 1] for index, group in enumerate(groups)],
-        text_columns=text_columns + 1 + several,
+        text_columns=text_columns + front,
         notes=notes.lines(),
     )
 
 
-def _stacked(table: Table) -> tuple[list[str], Lines, int, Notes]:
+def _stacked(table: Table) -> tuple[list[str], list[Line], int, Notes]:
     notes = Notes()
-    lines: Lines = []
+    lines: list[Line] = []
     for row in table.rows:
         if row.printed:
             cells = [_printed(row, column, notes) for column in table.columns]
-            lines.append((row, row.label, ["paper", NOTHING, *cells]))
+            lines.append(Line(row, "paper", ["paper", NOTHING, *cells], row.label))
         for ours in row.ours:
-            cells = [_measured(ours, column, notes) for column in table.columns]
-            source = notes.mark(source_text(ours), *ours.notes)
-            lines.append((row, row.label, [source, seeds_text(ours), *cells]))
-            if row.printed and ours.values and not ours.miniature:
-                cells = [_difference(ours, row, column) for column in table.columns]
-                lines.append((row, row.label, ["difference", NOTHING, *cells]))
+            lines += _our_lines(table, row, ours, notes)
+    for line in lines:
+        line.marks = line.marks or [""] * len(line.cells)
+    _mark_best(table, lines)
     return ["Source", "Seeds", *table.columns], lines, 1, notes
 
 
-def _side_by_side(table: Table) -> tuple[list[str], Lines, int, Notes]:
+def _our_lines(table: Table, row: Row, ours: Ours, notes: Notes) -> list[Line]:
+    """What was measured, its difference to print, and the verdicts, as far as there are any."""
+    cells = [_measured(ours, column, notes) for column in table.columns]
+    compared = bool(row.printed and ours.values and not ours.miniature)
+    judged = any(verdict.judged for verdict in ours.verdicts.values())
+    source = notes.mark(source_text(ours), *ours.notes, *_unjudged(ours))
+    lines = [Line(row, "ours", [source, seeds_text(ours), *cells], row.label, ours.run)]
+    if compared:
+        cells = [_difference(ours, row, column) for column in table.columns]
+        lines.append(Line(row, "difference", ["difference", NOTHING, *cells], row.label, ours.run))
+    if compared and judged:
+        cells = [verdict_text(ours.verdicts.get(column)) for column in table.columns]
+        kinds = [verdict_mark(ours.verdicts.get(column)) for column in table.columns]
+        line = Line(row, "verdict", ["verdict", NOTHING, *cells], row.label, ours.run, ["", "", *kinds])
+        lines.append(line)
+    return lines
+
+
+def _unjudged(ours: Ours) -> list[str]:
+    """Why a run's numbers are not judged; a table says of all its miniatures at once that they are not."""
+    reasons = {verdict.reason for verdict in ours.verdicts.values() if not verdict.judged}
+    return [f"Not judged: {reason}." for reason in sorted(reasons) if not ours.miniature]
+
+
+def _mark_best(table: Table, lines: list[Line]) -> None:
+    """Best and second best of each data set: among what is printed, and among what was measured here."""
+    for kind in ("paper", "ours"):
+        for dataset in dict.fromkeys(line.row.dataset for line in lines):
+            group = [line for line in lines if (line.kind, line.row.dataset) == (kind, dataset)]
+            for place in range(2, 2 + len(table.columns)):
+                marks = rank_marks([_number(line.cells[place]) for line in group])
+                for line, mark in zip(group, marks, strict=True):
+                    line.marks[place] = mark
+
+
+def _number(cell: str) -> float | None:
+    """The number that a cell shows, without deviation and footnote; None when it shows none."""
+    try:
+        return float(cell.split(" ")[0])
+    except ValueError:
+        return None
+
+
+def _side_by_side(table: Table) -> tuple[list[str], list[Line], int, Notes]:
     notes = Notes()
     head: list[str] = []
     sources = dict.fromkeys(source_text(row.ours[0]) for row in table.rows if row.ours)
-    measured = ("; ".join(sources) or "ours", *(() if table.miniature else ("difference",)))
+    judged = any(verdict.judged for row in table.rows for ours in row.ours for verdict in ours.verdicts.values())
+    compared = () if table.miniature else ("difference", "verdict") if judged else ("difference",)
+    measured = ("; ".join(sources) or "ours", *compared)
     for column in table.columns:
         parts = VARIANTS if column in COUNTS else measured
         head += [f"{COST_HEADS.get(column, column)}\n{part}" for part in ("paper", *parts)]
-    lines: Lines = []
-    for row in table.rows:
-        cells: list[str] = []
-        ours = row.ours[0] if row.ours else None
-        for column in table.columns:
-            printed = row.printed.get(column)
-            cells.append(_printed(row, column, notes))
-            if column in COUNTS:
-                cells += [count_text(row.counted.get(variant, {}).get(column), printed) for variant in VARIANTS]
-            else:
-                cells.append(_measured(ours, column, notes) if ours else NOTHING)
-                if not table.miniature:
-                    cells.append(_difference(ours, row, column) if ours else NOTHING)
-        name = notes.mark(row.label, *ours.notes) if ours else row.label
-        lines.append((row, name, [*cells, seeds_text(ours) if ours else NOTHING]))
+    lines = [_cost_line(table, row, compared, notes) for row in table.rows]
+    for column in table.columns:
+        if column not in COUNTS:  # of costs the smallest is not the best: a row is a trade-off
+            for place in range(head.index(f"{column}\npaper"), head.index(f"{column}\npaper") + 2):
+                for line, mark in zip(lines, rank_marks([_number(line.cells[place]) for line in lines]), strict=True):
+                    line.marks[place] = mark
     return [*head, "Seeds"], lines, 0, notes
+
+
+def _cost_line(table: Table, row: Row, compared: tuple[str, ...], notes: Notes) -> Line:
+    ours = row.ours[0] if row.ours else None
+    name = notes.mark(row.label, *ours.notes, *_unjudged(ours)) if ours else row.label
+    line = Line(row, "ours", [], name, ours.run if ours else "")
+    for column in table.columns:
+        printed = row.printed.get(column)
+        line.cells.append(_printed(row, column, notes))
+        line.marks.append("")
+        if column in COUNTS:
+            for variant in VARIANTS:
+                verdict = row.verdicts.get(column) if variant == PRINTED_VARIANT else None
+                line.cells.append(count_text(row.counted.get(variant, {}).get(column), printed, verdict))
+                line.marks.append(verdict_mark(verdict))
+        else:
+            cells = [_measured(ours, column, notes) if ours else NOTHING]
+            verdict = ours.verdicts.get(column) if ours else None
+            if "difference" in compared:
+                cells.append(_difference(ours, row, column) if ours else NOTHING)
+            if "verdict" in compared:
+                cells.append(verdict_text(verdict))
+            line.cells += cells
+            line.marks += ["" if name != "verdict" else verdict_mark(verdict) for name in ("ours", *compared)]
+    line.cells.append(seeds_text(ours) if ours else NOTHING)
+    line.marks.append("")
+    return line
 
 
 def _printed(row: Row, column: str, notes: Notes) -> str:

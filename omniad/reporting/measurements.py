@@ -1,7 +1,8 @@
 """`measurements.csv`: every metric of every finished run in one tidy table, from which all tables are made.
 
 Columns: dataset, run, seed, class ("mean": the plain mean over classes), metric, definition (exact or published),
-value in [0, 1] (empty: undefined), reason (why it is undefined).
+value in [0, 1] (empty: undefined), reason (why it is undefined), spread (standard deviation over draws of the
+`released` reading's random projection; empty where nothing is drawn).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from omniad.errors import UserError
 from omniad.files import atomic_write
 from omniad.reporting.runs import FinishedRun, finished_runs
 
-COLUMNS = ("dataset", "run", "seed", "class", "metric", "definition", "value", "reason")
+COLUMNS = ("dataset", "run", "seed", "class", "metric", "definition", "value", "reason", "spread")
 
 
 class Measurement(NamedTuple):
@@ -31,6 +32,7 @@ class Measurement(NamedTuple):
     definition: str
     value: float  # NaN: undefined
     reason: str
+    spread: float = math.nan  # NaN: nothing is drawn
 
 
 def write_measurements(settings: Settings, out: str | Path) -> None:
@@ -44,7 +46,7 @@ def save_measurements(measurements: Iterable[Measurement], out: str | Path) -> N
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for line in measurements:
-            writer.writerow(line._replace(value="" if math.isnan(line.value) else line.value))
+            writer.writerow("" if isinstance(field, float) and math.isnan(field) else field for field in line)
 
 
 def collect(runs: Iterable[FinishedRun]) -> list[Measurement]:
@@ -67,6 +69,7 @@ def _read_metrics(run: FinishedRun) -> list[Measurement]:
                 *(line["class"], line["metric"], line["definition"]),
                 float(line["value"] or "nan"),
                 line["reason"],
+                float(line.get("spread") or "nan"),
             )
             for line in lines
         ]

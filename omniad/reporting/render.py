@@ -10,15 +10,20 @@ from typing import Any
 import jinja2
 
 from omniad.reporting.complexity import COUNTS
-from omniad.reporting.layout import MINUS, NOT_RUN, NOTHING, UNDEFINED
-from omniad.reporting.tables import DEFINITIONS, VARIANTS, Ours, Row, Table
+from omniad.reporting.layout import MINUS, NOT_RUN, NOTHING, SIGNS, UNDEFINED
+from omniad.reporting.marks import BEST, SECOND
+from omniad.reporting.tables import DEFINITIONS, PRINTED_VARIANT, VARIANTS, Ours, Row, Table
+from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 
 CSV_COLUMNS = ["table", "dataset", "row", "column", "definition", "variant", "run", "paper", "ours", "std", "seeds"]
-CSV_COLUMNS += ["difference", "status", "miniature", "note"]
+CSV_COLUMNS += ["difference", "verdict", "half_width", "status", "miniature", "note"]
 LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
 LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {sign: f"${sign}$" for sign in "<>|"}
 LATEX |= {"±": r"$\pm$", MINUS: "$-$", NOTHING: "--"}
+LATEX |= {SIGNS[REPRODUCED]: r"$\checkmark$", SIGNS[HIGHER]: r"$\uparrow$", SIGNS[LOWER]: r"$\downarrow$"}
+MARKDOWN_MARKS = {BEST: "**{}**", SECOND: "*{}*"}
+LATEX_MARKS = {BEST: "\\textbf{{{}}}", SECOND: "\\underline{{{}}}"}
 
 
 def templates() -> jinja2.Environment:
@@ -31,7 +36,7 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": markdown, "tex": latex}
+    environment.filters |= {"md": markdown, "tex": latex, "md_row": markdown_row, "tex_row": latex_row}
     return environment
 
 
@@ -44,6 +49,16 @@ def latex(text: str) -> str:
     """Text that LaTeX prints as it is; several lines are stacked."""
     lines = ["".join(LATEX.get(sign, sign) for sign in line) for line in text.split("\n")]
     return lines[0] if len(lines) == 1 else "\\shortstack{" + " \\\\ ".join(lines) + "}"
+
+
+def markdown_row(cells: list[tuple[str, str]]) -> str:
+    """The inside of a line of a Markdown table: the best bold, the second best in italics."""
+    return " | ".join(MARKDOWN_MARKS.get(mark, "{}").format(markdown(text)) for text, mark in cells)
+
+
+def latex_row(cells: list[tuple[str, str]]) -> str:
+    """The inside of a line of a LaTeX table: the best bold, the second best underlined."""
+    return " & ".join(LATEX_MARKS.get(mark, "{}").format(latex(text)) for text, mark in cells)
 
 
 def csv_lines(table: Table) -> Iterator[dict[str, Any]]:
@@ -60,12 +75,17 @@ def _count_lines(table: Table, row: Row, column: str) -> Iterator[dict[str, Any]
     printed = row.printed.get(column)
     for variant in VARIANTS:
         counted = row.counted.get(variant, {}).get(column)
-        yield _line(table, row, column) | {
-            "variant": variant,
-            "ours": "" if counted is None else f"{counted:.6f}",
-            "difference": f"{counted - printed.value:.6f}" if printed and counted is not None else "",
-            "status": NOT_RUN if counted is None else "counted",
-        }
+        verdict = row.verdicts.get(column) if variant == PRINTED_VARIANT else None
+        yield (
+            _line(table, row, column)
+            | _verdict(verdict)
+            | {
+                "variant": variant,
+                "ours": "" if counted is None else f"{counted:.6f}",
+                "difference": f"{counted - printed.value:.6f}" if printed and counted is not None else "",
+                "status": NOT_RUN if counted is None else "counted",
+            }
+        )
 
 
 def _accuracy_lines(table: Table, row: Row, column: str) -> Iterator[dict[str, Any]]:
@@ -92,12 +112,24 @@ def _accuracy(row: Row, ours: Ours, column: str, definition: str) -> dict[str, A
     if math.isnan(measured.mean):
         return entry | {"status": UNDEFINED, "note": " ".join(filter(None, [entry["note"], measured.reason]))}
     comparable = printed and definition == DEFINITIONS[0] and not ours.miniature
-    return entry | {
-        "ours": f"{measured.mean:.4f}",
-        "std": "" if measured.std is None else f"{measured.std:.4f}",
-        "difference": f"{measured.mean - printed.value:.4f}" if printed and comparable else "",
-        "status": "measured",
-    }
+    verdict = ours.verdicts.get(column) if definition == DEFINITIONS[0] else None
+    return (
+        entry
+        | _verdict(verdict)
+        | {
+            "ours": f"{measured.mean:.4f}",
+            "std": "" if measured.std is None else f"{measured.std:.4f}",
+            "difference": f"{measured.mean - printed.value:.4f}" if printed and comparable else "",
+            "status": "measured",
+        }
+    )
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, str]:
+    if verdict is None:
+        return {}
+    width = "" if math.isnan(verdict.half_width) else f"{verdict.half_width:.4f}"
+    return {"verdict": f"{verdict.kind}: {verdict.reason}" if verdict.reason else verdict.kind, "half_width": width}
 
 
 def _line(table: Table, row: Row, column: str) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from omniad.reporting.figures import Drawn, draw_figures
 from omniad.reporting.layout import lay_out
 from omniad.reporting.measurements import collect, save_measurements
 from omniad.reporting.missing import command, missing
+from omniad.reporting.outcome import outcome
 from omniad.reporting.render import CSV_COLUMNS, csv_lines, templates
 from omniad.reporting.runs import FinishedRun, finished_runs
 from omniad.reporting.summary import what_was_run
-from omniad.reporting.tables import DEFINITIONS, Table, build_tables
+from omniad.reporting.tables import DEFINITIONS, Table, build_tables, find
 
 PAPER_VS_CODE = CONFIG_FOLDER.parent / "docs" / "paper-vs-code.md"
 
@@ -37,7 +38,8 @@ def write_report(settings: Settings) -> Path:
     runs = finished_runs(results)
     measurements = collect(runs)
     save_measurements(measurements, results / "measurements.csv")
-    tables = build_tables(settings, measurements, runs, read_complexity(results / "complexity.csv"))
+    found = find(settings, measurements, runs, read_complexity(results / "complexity.csv"))
+    tables = build_tables(found)
     environment = templates()
     contents = [{"table": table, "grid": lay_out(table), "missing": missing(settings, table)} for table in tables]
     for content in contents:
@@ -48,6 +50,7 @@ def write_report(settings: Settings) -> Path:
         summary=what_was_run(settings, runs),
         miniature=is_miniature(settings, runs),
         definition=DEFINITIONS[0],
+        outcome=outcome(tables),
         contents=contents,
         figures=[{"drawn": figure, "missing": _missing_figure(settings, figure)} for figure in figures],
         paper_vs_code=relative_link(PAPER_VS_CODE, results),

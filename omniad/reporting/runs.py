@@ -53,6 +53,9 @@ def _differences(was: RunSettings, now: RunSettings) -> Iterator[tuple[str, Any,
         yield "data.image_size", was.data.image_size, now.data.image_size
     if was.source.miniature != now.source.miniature:
         yield "source.miniature", was.source.miniature, now.source.miniature
+    for key in ("resolution", "views"):
+        if getattr(was.source, key) != getattr(now.source, key):
+            yield f"source.{key}", getattr(was.source, key), getattr(now.source, key)
     for group in ("model", "training", "evaluation"):
         old, new = getattr(was, group).model_dump(), getattr(now, group).model_dump()
         for key in old:

@@ -5,32 +5,25 @@ How that becomes columns and text is decided in layout.py; which rows there are,
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from omniad.config import RowSettings, RunSettings, Settings, TableSettings, run_settings
+from omniad.config import RowSettings, RunSettings, Settings, TableSettings, load_settings, run_settings
 from omniad.reporting.complexity import COUNTS
 from omniad.reporting.measurements import Measurement
 from omniad.reporting.paper import PAPER_FOLDER, PaperTable, Printed, read_paper
 from omniad.reporting.runs import FinishedRun, differences
+from omniad.reporting.seeds import Key, Measured, RunKey, Spreads, Summary, pooled_spreads, summarise
+from omniad.reporting.verdicts import Verdict, judge, judge_count, not_comparable
 
 DEFINITIONS = ("published", "exact")  # the first is the one that is shown beside print
 VARIANTS = ("released", "equations")
+PRINTED_VARIANT = "released"  # whose parameters and FLOPs the paper prints
 ROMAN = {str(number): text for number, text in enumerate(("I", "II", "III", "IV", "V", "VI", "VII", "VIII"), start=1)}
 
 Counts = Mapping[tuple[str, str, str], Mapping[str, float]]  # (table, row, variant) -> {"parameters", "FLOPs"}
-Summary = Mapping[tuple[str, str], Mapping[tuple[str, str], "Measured"]]  # (dataset, run) -> (metric, definition)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A metric's mean over seeds, in percent."""
-
-    mean: float  # NaN: undefined, for the given reason
-    std: float | None  # of the seeds (ddof 1); None with one seed
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,9 @@ class Ours:
     miniature: bool
     seeds: tuple[int, ...]  # that were run
     missing: tuple[int, ...]  # that are configured and were not run
-    values: Mapping[tuple[str, str], Measured]  # by (metric, definition)
+    values: Mapping[Key, Measured]  # by (metric, definition)
+    unlike: str  # why it doesn't compare with the paper; empty when it does
+    verdicts: Mapping[str, Verdict]  # by column: on what was measured where something is printed
     notes: tuple[str, ...]
 
     def measured(self, column: str, definition: str = DEFINITIONS[0]) -> Measured | None:
@@ -61,6 +56,7 @@ class Row:
     printed: Mapping[str, Printed]  # by column
     ours: tuple[Ours, ...]  # the row's run, then extra runs; empty in a row that is only printed
     counted: Mapping[str, Mapping[str, float]]  # by variant, then column; in millions and 10^9
+    verdicts: Mapping[str, Verdict]  # by column: on the counts of PRINTED_VARIANT
 
 
 @dataclass(frozen=True)
@@ -95,90 +91,108 @@ class Table:
         return any(column in COUNTS for column in self.columns)
 
 
-def build_tables(
-    settings: Settings,
-    measurements: Iterable[Measurement],
-    runs: list[FinishedRun],
-    counts: Counts,
-    paper: Path = PAPER_FOLDER,
-) -> list[Table]:
-    """Every table of the configuration, filled with what there is.
+@dataclass(frozen=True)
+class Found:
+    """What there is to fill tables with, and to check claims against."""
+
+    settings: Settings
+    runs: list[FinishedRun]
+    counts: Counts
+    summary: Summary
+    spreads: Spreads  # pooled over the runs that compare with the paper
+    unlike: Mapping[RunKey, str]  # why a run doesn't compare with the paper
+
+
+def find(settings: Settings, measurements: Iterable[Measurement], runs: list[FinishedRun], counts: Counts) -> Found:
+    """Put together what was measured.
 
     Args:
         measurements: the lines of measurements.csv.
         runs: the finished runs that they come from.
         counts: of `read_complexity`.
-        paper: folder of the printed numbers.
     """
-    values = summarise(measurements)
+    summary, paper = summarise(measurements), load_settings()
+    seeds: dict[RunKey, list[FinishedRun]] = {}
+    for run in runs:
+        seeds.setdefault((run.dataset, run.run), []).append(run)
+    unlike = {key: not_comparable(finished, paper) for key, finished in seeds.items()}
+    spreads = pooled_spreads({key: values for key, values in summary.items() if not unlike.get(key)})
+    return Found(settings, runs, counts, summary, spreads, unlike)
+
+
+def build_tables(found: Found, paper: Path = PAPER_FOLDER) -> list[Table]:
+    """Every table of the configuration, filled with what there is. `paper`: folder of the printed numbers."""
     return [
-        _build(settings, name, entry, values, runs, counts, read_paper(paper / entry.paper))
-        for name, entry in settings.tables.items()
+        _build(found, name, entry, read_paper(paper / entry.paper)) for name, entry in found.settings.tables.items()
     ]
 
 
-def summarise(measurements: Iterable[Measurement]) -> Summary:
-    """Mean and standard deviation over the seeds of each run's mean over classes."""
-    seeds: dict[tuple[str, str], dict[tuple[str, str], list[Measurement]]] = {}
-    for line in measurements:
-        if line.class_ == "mean":
-            of_run = seeds.setdefault((line.dataset, line.run), {})
-            of_run.setdefault((line.metric, line.definition), []).append(line)
-    return {run: {key: _over_seeds(lines) for key, lines in metrics.items()} for run, metrics in seeds.items()}
-
-
-def _over_seeds(lines: list[Measurement]) -> Measured:
-    percents = [100 * line.value for line in lines]
-    std = statistics.stdev(percents) if len(percents) > 1 else None
-    return Measured(statistics.fmean(percents), std, next(filter(None, (line.reason for line in lines)), ""))
-
-
-def _build(
-    settings: Settings,
-    name: str,
-    entry: TableSettings,
-    values: Summary,
-    runs: list[FinishedRun],
-    counts: Counts,
-    printed: PaperTable,
-) -> Table:
+def _build(found: Found, name: str, entry: TableSettings, printed: PaperTable) -> Table:
     rows = []
     for row in entry.rows:
         own = row.run and not row.target  # not another method's
-        extra = [run for run in entry.extra_runs if own and (row.dataset, run) in values]
+        extra = [run for run in entry.extra_runs if own and (row.dataset, run) in found.summary]
         cells = {column: printed.get((row.dataset, row.label, column)) for column in entry.columns}
+        shown = {column: cell for column, cell in cells.items() if cell is not None}
+        counted = {
+            variant: found.counts[name, row.label, variant]
+            for variant in VARIANTS
+            if (name, row.label, variant) in found.counts
+        }
         rows.append(
             Row(
                 dataset=row.dataset,
-                dataset_title=settings.sources[row.dataset].title,
+                dataset_title=found.settings.sources[row.dataset].title,
                 label=row.label,
                 target=row.target or name,
-                printed={column: cell for column, cell in cells.items() if cell is not None},
-                ours=tuple(_ours(settings, row, run, values, runs) for run in [row.run, *extra] if run),
-                counted={
-                    variant: counts[name, row.label, variant]
-                    for variant in VARIANTS
-                    if (name, row.label, variant) in counts
+                printed=shown,
+                ours=tuple(_ours(found, row, run, shown) for run in [row.run, *extra] if run),
+                counted=counted,
+                verdicts={
+                    column: judge_count(shown[column], value)
+                    for column, value in counted.get(PRINTED_VARIANT, {}).items()
+                    if column in shown
                 },
             )
         )
     return Table(name, entry.title, entry.about, entry.head, tuple(entry.columns), tuple(rows))
 
 
-def _ours(settings: Settings, row: RowSettings, run: str, values: Summary, runs: Iterable[FinishedRun]) -> Ours:
+def _ours(found: Found, row: RowSettings, run: str, printed: Mapping[str, Printed]) -> Ours:
     """The numbers of a run; what is said about it comes from its folder, or from the configuration if there is none."""
-    configured = run_settings(settings, row.dataset, run)
-    finished = [one for one in runs if (one.dataset, one.run) == (row.dataset, run)]
+    configured = run_settings(found.settings, row.dataset, run)
+    finished = [one for one in found.runs if (one.dataset, one.run) == (row.dataset, run)]
     as_run = finished[0].settings if finished else configured
     seeds = tuple(one.seed for one in finished)
+    values = found.summary.get((row.dataset, run), {})
+    unlike = found.unlike.get((row.dataset, run), "")
+    shown = {column: measured for (column, definition), measured in values.items() if definition == DEFINITIONS[0]}
     return Ours(
         run=run,
         variant="" if row.target else as_run.model.variant,
         miniature=as_run.source.miniature,
         seeds=seeds,
-        missing=tuple(seed for seed in settings.seeds if seed not in seeds),
-        values=values.get((row.dataset, run), {}),
-        notes=tuple(filter(None, [as_run.note, *_changes(finished, configured)])),
+        missing=tuple(seed for seed in found.settings.seeds if seed not in seeds),
+        values=values,
+        unlike=unlike,
+        verdicts={
+            column: judge(printed[column], measured, found.spreads.get((row.dataset, column, DEFINITIONS[0])), unlike)
+            for column, measured in shown.items()
+            if column in printed
+        },
+        notes=tuple(filter(None, [as_run.note, *_changes(finished, configured), _draws(shown)])),
+    )
+
+
+def _draws(shown: Mapping[str, Measured]) -> str:
+    """How random a run's inference is, where it is."""
+    drawn = {column: measured.draws for column, measured in shown.items() if not math.isnan(measured.draws)}
+    if not drawn:
+        return ""
+    column = max(drawn, key=lambda name: drawn[name])
+    return (
+        "Its inference draws a random projection; the value is the first draw's. Between draws the standard deviation "
+        f"is at most {drawn[column]:.2f} ({column})."
     )
 
 

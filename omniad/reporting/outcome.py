@@ -1,0 +1,88 @@
+"""All verdicts together: how many numbers were reproduced, which were not, and how many of those chance explains."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from omniad.reporting.tables import PRINTED_VARIANT, Row, Table
+from omniad.reporting.verdicts import FALSE_RATE, NOT_JUDGED, REPRODUCED, Verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One printed number with its verdict; a run that stands in several tables counts once for each print."""
+
+    table: str
+    dataset: str
+    run: str
+    column: str
+    printed: str
+    ours: float  # the mean in percent, or the count
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdicts on the accuracies, and those on parameters and FLOPs."""
+
+    accuracies: list[Judged]
+    counts: list[Judged]
+
+    @property
+    def kinds(self) -> Counter:
+        """How many accuracies have which verdict."""
+        return Counter(one.verdict.kind for one in self.accuracies)
+
+    @property
+    def judged(self) -> int:
+        return len(self.accuracies) - self.kinds[NOT_JUDGED]
+
+    @property
+    def false_expected(self) -> float:
+        """How many verdicts would say "higher" or "lower" if every number were truly reproduced."""
+        return FALSE_RATE * self.judged
+
+    @property
+    def reasons(self) -> Counter:
+        """Why accuracies are not judged, and how many."""
+        return Counter(one.verdict.reason for one in self.accuracies if not one.verdict.judged)
+
+    @property
+    def different(self) -> list[Judged]:
+        """Every number that was not reproduced."""
+        return [one for one in self.accuracies + self.counts if one.verdict.kind not in (REPRODUCED, NOT_JUDGED)]
+
+    @property
+    def equal_counts(self) -> int:
+        return sum(one.verdict.kind == REPRODUCED for one in self.counts)
+
+
+def outcome(tables: Iterable[Table]) -> Outcome:
+    """Every verdict of these tables once."""
+    accuracies: dict[tuple, Judged] = {}
+    counts: list[Judged] = []
+    for table in tables:
+        for row in table.rows:
+            for one in _accuracies(table, row):
+                accuracies.setdefault((one.dataset, one.run, one.column, one.printed), one)
+            counts += _counts(table, row)
+    return Outcome(list(accuracies.values()), counts)
+
+
+def _accuracies(table: Table, row: Row) -> Iterable[Judged]:
+    for ours in row.ours:
+        for column, verdict in ours.verdicts.items():
+            measured = ours.measured(column)
+            if measured is not None:
+                text = row.printed[column].text
+                yield Judged(table.label, row.dataset_title, ours.run, column, text, measured.mean, verdict)
+
+
+def _counts(table: Table, row: Row) -> list[Judged]:
+    counted = row.counted.get(PRINTED_VARIANT, {})
+    return [
+        Judged(table.label, PRINTED_VARIANT, row.label, column, row.printed[column].text, counted[column], verdict)
+        for column, verdict in row.verdicts.items()
+    ]
