@@ -21,6 +21,7 @@ from omniad.errors import UserError
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "config"
 DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
 
+MethodName = Literal["omni-ad", "rd4ad"]
 Encoder = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 Learnable = Literal["q", "kv", "none", "skip"]
 Branches = Literal["both", "global", "local"]
@@ -88,6 +89,9 @@ class DataSettings(Section):
 
 
 class ModelSettings(Section):
+    method: MethodName = Field(
+        default="omni-ad", description="omni-ad, or another method of Table I; of the settings below it uses its own"
+    )
     variant: Literal["equations", "released"] = Field(
         default="equations", description="the paper's equations, or what the authors' code computes"
     )

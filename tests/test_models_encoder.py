@@ -8,8 +8,9 @@ import torch
 import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from omniad.config import ModelSettings
 from omniad.errors import UserError
-from omniad.models import build_model
+from omniad.models import OmniAD
 from omniad.models.encoder import ARCHITECTURES, Encoder, load_weights
 
 
@@ -41,7 +42,7 @@ def test_features_are_torchvisions(tmp_path, name, suffix):
 
 
 def test_frozen_and_in_eval_mode_even_in_training():
-    model = build_model({"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 1, 1]}).train()
+    model = OmniAD(ModelSettings(encoder="resnet18", encoder_width=8, depths=[1, 1, 1, 1])).train()
     assert model.neck.training
     assert not any(module.training for module in model.encoder.modules())
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}

@@ -11,29 +11,31 @@ import safetensors.torch
 import torch
 import yaml
 
-from omniad.config import ModelSettings, RunSettings, load_run_settings, to_yaml, validate
+from omniad.config import MethodName, ModelSettings, RunSettings, load_run_settings, to_yaml, validate
 from omniad.errors import UserError
 from omniad.files import atomic_write
+from omniad.models.baselines.rd4ad import RD4AD
 from omniad.models.encoder import check_entries, read_entries
 from omniad.models.method import Method
 from omniad.models.omniad import OmniAD
 
 WEIGHTS_FILE = "model.safetensors"
+METHODS: dict[MethodName, type[Method]] = {"omni-ad": OmniAD, "rd4ad": RD4AD}
 
 
-def build_model(config: ModelSettings | RunSettings | Mapping[str, Any]) -> OmniAD:
-    """The model of some settings, with random weights from torch's generator; reads no file.
+def build_model(config: ModelSettings | RunSettings | Mapping[str, Any]) -> Method:
+    """The model of some settings, `model.method`'s, with random weights from torch's generator; reads no file.
 
     Args:
         config: a run's settings, its model section, or that section as a mapping (missing keys are defaults).
 
     Raises:
-        UserError: a key or value is not allowed, or the heads do not divide the width of a stage.
+        UserError: a key or value is not allowed, the method has no such encoder, or the heads do not divide a width.
     """
     if isinstance(config, Mapping):
         config = validate(ModelSettings, dict(config), "model settings")
     settings = config.model if isinstance(config, RunSettings) else config
-    return OmniAD(settings)
+    return METHODS[settings.method](settings)
 
 
 def save_model(model: Method, settings: ModelSettings, path: str | Path) -> None:
@@ -43,7 +45,7 @@ def save_model(model: Method, settings: ModelSettings, path: str | Path) -> None
         file.write(safetensors.torch.save(entries, metadata={"model": to_yaml(settings)}))
 
 
-def load_model(run_dir: str | Path, device: str | torch.device = "cpu") -> OmniAD:
+def load_model(run_dir: str | Path, device: str | torch.device = "cpu") -> Method:
     """The model of a run folder (`config.yaml`, `model.safetensors`), in eval mode.
 
     Raises:

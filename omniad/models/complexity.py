@@ -1,6 +1,7 @@
 """Parameters and operations of a model, counted as the paper and its family count them.
 
-Parameters: every registered one, the frozen encoder (cut after layer3) included. Operations ("FLOPs" in the tables):
+Parameters: every registered one, the frozen encoder (cut after layer3) included; of another method also those that its
+published count includes though they never run (`Method.never_run`). Operations ("FLOPs" in the tables):
 the convention of the library fvcore for one image in eval mode, where a multiply-add is 1 for convolutions, linear
 layers and matrix products, plus norm layers and nearest upsampling; softmax, activations, additions and pooling are not
 counted. The `released` reading's random projection is computed, so it counts as operations, but it is no parameter.
@@ -23,21 +24,29 @@ from torch.overrides import TorchFunctionMode
 from omniad.config import CONFIG_FOLDER, ModelSettings, Settings, run_settings
 from omniad.models.checkpoint import build_model
 from omniad.models.decoder import Stage
+from omniad.models.omniad import OmniAD
 
 VARIANTS = ("released", "equations")
 
 
 def complexity(settings: ModelSettings, image_size: int = 256) -> tuple[int, int]:
     """(parameters, multiply-adds) of one square RGB image; takes no memory for weights."""
-    parts = complexity_by_part(settings, image_size).values()
-    return sum(parameters for parameters, _ in parts), sum(macs for _, macs in parts)
+    if settings.method == "omni-ad":
+        parts = complexity_by_part(settings, image_size).values()
+        return sum(parameters for parameters, _ in parts), sum(macs for _, macs in parts)
+    with torch.device("meta"), torch.no_grad():  # shapes without numbers
+        model = build_model(settings).eval()
+        with MacCounter() as counter:
+            model(torch.empty(1, 3, image_size, image_size))
+        parameters = sum(p.numel() for part in (model, *model.never_run()) for p in part.parameters())
+    return parameters, counter.macs
 
 
 def complexity_by_part(settings: ModelSettings, image_size: int = 256) -> dict[str, tuple[int, int]]:
-    """(parameters, multiply-adds) of `encoder`, `neck` and `decoder`."""
+    """(parameters, multiply-adds) of Omni-AD's `encoder`, `neck` and `decoder`."""
     decoder = 0
-    with torch.device("meta"), torch.no_grad():  # shapes without numbers
-        model = build_model(settings).eval()
+    with torch.device("meta"), torch.no_grad():
+        model = OmniAD(settings).eval()
         with MacCounter() as encoder:
             features = model.encoder(torch.empty(1, 3, image_size, image_size))
         with MacCounter() as neck:
@@ -71,6 +80,7 @@ class MacCounter(TorchFunctionMode):
 # element for BatchNorm in eval mode, 4 for normalising, 5 with weights after it.
 RULES: dict[str, Callable[..., int]] = {
     "conv2d": lambda out, x, weight, *_: out.numel() * prod(weight.shape[1:]),
+    "conv_transpose2d": lambda out, x, weight, *_: x.numel() * prod(weight.shape[1:]),
     "linear": lambda out, x, weight, *_: out.numel() * weight.shape[1],
     "matmul": lambda out, x, *_: out.numel() * x.shape[-1],
     "scaled_dot_product_attention": lambda out, query, key, *_: (query.numel() + out.numel()) * key.shape[-2],

@@ -1,10 +1,12 @@
-"""The frozen feature extractor: a ResNet's stem and its first three layers, and how its weights are loaded.
+"""The frozen feature extractor: a ResNet's stem and its first three layers, and how an encoder's weights are loaded.
 
 Built from torchvision's blocks, so that entry names are torchvision's (and timm's) and their files load as they are.
+Other methods' EfficientNets are in efficientnet.py.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from omniad.config import known
 from omniad.errors import UserError
 
 # Encoder -> block, blocks in layers 1-3, width inside a bottleneck per 64 channels.
@@ -25,13 +28,48 @@ ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, i
 }
 
 
-class Encoder(nn.Module):
-    """Images (B, 3, H, W) -> maps at 1/4, 1/8, 1/16; frozen, without gradients, in eval mode whatever `train` says."""
+class FrozenEncoder(nn.Module, ABC):
+    """Images -> feature maps; without gradients, in eval mode whatever `train` says."""
+
+    channels: list[int]
+    """Of the feature maps, finest first."""
+
+    @abstractmethod
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> feature maps, finest first; with gradients, for the miniatures' pretraining."""
+
+    @staticmethod
+    @abstractmethod
+    def own_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of a published file's entries those that belong to this encoder, under its names."""
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> feature maps, finest first (see `maps`)."""
+        return self.maps(images)
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Stays in eval mode: a frozen BatchNorm keeps its statistics."""
+        return super().train(False)
+
+    def freeze(self) -> None:
+        """Draw the weights, until a file's replace them, and keep gradients from them."""
+        initialise_convolutions(self)
+        self.requires_grad_(False)
+        self.train(False)
+
+
+class Encoder(FrozenEncoder):
+    """A ResNet: images (B, 3, H, W) -> maps at 1/4, 1/8, 1/16."""
 
     def __init__(self, name: str, width: int = 64):
-        """`width`: channels of the stem; 64 is the published network, less scales every channel count."""
+        """`width`: channels of the stem; 64 is the published network, less scales every channel count.
+
+        Raises:
+            UserError: no ResNet has this name.
+        """
         super().__init__()
-        block, depths, width_per_group = ARCHITECTURES[name]
+        block, depths, width_per_group = ARCHITECTURES[known(name, ARCHITECTURES, "model.encoder of this method")]
         self.channels = [width * 2**k * block.expansion for k in range(3)]
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -39,22 +77,13 @@ class Encoder(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         inputs = [width, *self.channels]
         layers = [
-            _layer(block, depth, inputs[k], width * 2**k, stride=1 if k == 0 else 2, base_width=width_per_group)
+            resnet_layer(block, depth, inputs[k], width * 2**k, stride=1 if k == 0 else 2, base_width=width_per_group)
             for k, depth in enumerate(depths)
         ]
         self.layer1, self.layer2, self.layer3 = layers
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.requires_grad_(False)
-        self.train(False)
+        self.freeze()
 
-    def train(self, mode: bool = True) -> Encoder:
-        """Stays in eval mode: a frozen BatchNorm keeps its statistics."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C, H/4, W/4), (B, 2C, H/8, W/8), (B, 4C, H/16, W/16)], finest first."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features = []
@@ -63,10 +92,21 @@ class Encoder(nn.Module):
             features.append(x)
         return features
 
+    @staticmethod
+    def own_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All but those of the parts that are cut off: layer4, fc."""
+        return {name: value for name, value in entries.items() if not name.startswith(("layer4.", "fc."))}
 
-def _layer(
-    block: type[BasicBlock] | type[Bottleneck], depth: int, inputs: int, planes: int, stride: int, base_width: int
+
+def resnet_layer(
+    block: type[BasicBlock] | type[Bottleneck],
+    depth: int,
+    inputs: int,
+    planes: int,
+    stride: int = 1,
+    base_width: int = 64,
 ) -> nn.Sequential:
+    """Blocks in series: (B, `inputs`, H, W) -> (B, `planes` x expansion, H/stride, W/stride); as torchvision's."""
     out = planes * block.expansion
     shortcut = None
     if stride != 1 or inputs != out:
@@ -75,15 +115,22 @@ def _layer(
     return nn.Sequential(block(inputs, planes, stride, shortcut, base_width=base_width), *rest)
 
 
-def load_weights(encoder: Encoder, file: str | Path) -> None:
-    """Fill the encoder from a file of ResNet weights, torchvision's, timm's or .safetensors; code in it never runs.
+def initialise_convolutions(module: nn.Module) -> None:
+    """Draw the weights of all convolutions below `module` Kaiming-normal (fan-out), as torchvision's ResNets do."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
-    Entries of the parts that are cut off (layer4, fc) are ignored.
+
+def load_weights(encoder: FrozenEncoder, file: str | Path) -> None:
+    """Fill the encoder from a file of its weights, torchvision's, timm's or .safetensors; code in it never runs.
+
+    Entries of the parts that are cut off are ignored.
 
     Raises:
         UserError: the file is missing or unreadable, or entries are missing, mis-shaped or unknown (each is named).
     """
-    entries = {name: value for name, value in read_entries(file).items() if not name.startswith(("layer4.", "fc."))}
+    entries = encoder.own_entries(read_entries(file))
     check_entries(encoder.state_dict(), entries, str(file))
     encoder.load_state_dict(entries, strict=False)
 

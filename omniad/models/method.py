@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings, TrainingSettings
+from omniad.models.encoder import FrozenEncoder
 
 
 class Method(nn.Module, ABC):
@@ -20,11 +21,18 @@ class Method(nn.Module, ABC):
     caches_features = True
     """Whether what `encode` gives is a constant of the image that is worth keeping over the epochs."""
 
+    encoder: FrozenEncoder
+    """Its weights come from a file (`load_weights`); all others are drawn."""
+
     def __init__(self, settings: ModelSettings):
         super().__init__()
         self.settings = settings
         self.generator = torch.Generator("cpu")  # of what is drawn in inference too; part of the training state
         self.seed_draws(0)
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> object:
+        """Normalised images (B, 3, H, W) through every network once; what `omniad complexity` counts."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> list[Tensor]:
@@ -56,6 +64,13 @@ class Method(nn.Module, ABC):
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return [torch.optim.AdamW(groups, lr=training.learning_rate)]
+
+    def never_run(self) -> list[nn.Module]:
+        """Parts that the published parameter counts of this method include, though its code never runs them.
+
+        They are not part of the model; `omniad complexity` builds them to count as print does.
+        """
+        return []
 
     @property
     def draws(self) -> bool:

@@ -1,0 +1,1 @@
+"""Table I's other methods, one file each, written from their descriptions; each names its source and deviations."""

@@ -1,0 +1,24 @@
+"""Every method of `build_model` passes the conformance suite by being listed here."""
+
+from __future__ import annotations
+
+import pytest
+from conformance import CHECKS, Case
+
+from omniad.models.checkpoint import METHODS
+
+SMALL = {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 1, 1], "tokens": 4}
+CASES = {
+    "omni-ad": Case(SMALL, {"learning_rate": 0.003}, steps=150),
+    "rd4ad": Case({"method": "rd4ad", "encoder": "wide_resnet50_2", "encoder_width": 8}, {"learning_rate": 0.005}),
+}
+
+
+def test_every_method_is_listed():
+    assert CASES.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("method", CASES)
+def test_method(method, check, tmp_path):
+    check(CASES[method], tmp_path)
