@@ -20,6 +20,8 @@ from omniad.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "config"
 DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
+# Settings that change how fast a number appears, or what is recorded beside it, and not the number.
+SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every"}, "evaluation": {"batch_size"}}
 
 MethodName = Literal["omni-ad", "rd4ad"]
 Encoder = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
@@ -135,6 +137,12 @@ class TrainingSettings(Section):
         ge=0,
         description="the encoder's features stay in memory up to this size, GiB; 0 computes them anew",
     )
+    save_every_s: float = Field(
+        default=300.0, ge=0, description="seconds between saves of the training's state; 0 saves after every step"
+    )
+    evaluate_every: int = Field(
+        default=0, ge=0, description="epochs between records of the test metrics (epochs.csv); 0 is off"
+    )
 
 
 class EvaluationSettings(Section):
@@ -225,6 +233,13 @@ class RunSettings(Section):
     def pack_folder(self) -> Path:
         """Where the data set's images lie at this run's resolution."""
         return self.data.pack_folder(self.dataset)
+
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """The groups `model`, `training` and `evaluation` without the settings that change no number."""
+        return {
+            group: getattr(self, group).model_dump(exclude=SPEED_ONLY.get(group))
+            for group in ("model", "training", "evaluation")
+        }
 
 
 def load_settings(*overlays: str | Path) -> Settings:

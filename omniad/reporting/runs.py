@@ -10,9 +10,6 @@ from typing import Any
 from omniad.config import RunSettings, load_run_settings
 from omniad.provenance import read_provenance
 
-# Settings that change how fast a number appears, not the number.
-SPEED_ONLY = {"training.cache_gib", "evaluation.batch_size"}
-
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -56,8 +53,8 @@ def _differences(was: RunSettings, now: RunSettings) -> Iterator[tuple[str, Any,
     for key in ("resolution", "views"):
         if getattr(was.source, key) != getattr(now.source, key):
             yield f"source.{key}", getattr(was.source, key), getattr(now.source, key)
-    for group in ("model", "training", "evaluation"):
-        old, new = getattr(was, group).model_dump(), getattr(now, group).model_dump()
-        for key in old:
-            if old[key] != new[key] and f"{group}.{key}" not in SPEED_ONLY:
-                yield f"{group}.{key}", old[key], new[key]
+    before = was.numbers()
+    for group, values in now.numbers().items():
+        for key, new in values.items():
+            if before[group][key] != new:
+                yield f"{group}.{key}", before[group][key], new

@@ -41,11 +41,18 @@ class TrainingFeatures:
         """Whole batches an epoch; the last incomplete one is dropped."""
         return len(self.rows) // self.batch_size
 
-    def epoch(self, seed: int, epoch: int) -> Iterator[list[torch.Tensor]]:
-        """Yield the feature batches of one epoch in an order that depends on seed and epoch alone."""
+    def epoch(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[list[torch.Tensor]]:
+        """Yield the feature batches of one epoch, from a step on; their order depends on seed and epoch alone."""
+        for step in range(first_step, self.steps_per_epoch):
+            yield self._batch(self._members(seed, epoch, step))
+
+    def images(self, seed: int, epoch: int, step: int) -> list[str]:
+        """The files of one batch, as the index names them."""
+        return self.pack.index["image"].iloc[self.rows[self._members(seed, epoch, step)]].tolist()
+
+    def _members(self, seed: int, epoch: int, step: int) -> np.ndarray:
         order = np.random.default_rng([seed, epoch]).permutation(len(self.rows))
-        for step in range(self.steps_per_epoch):
-            yield self._batch(order[step * self.batch_size : (step + 1) * self.batch_size])
+        return order[step * self.batch_size : (step + 1) * self.batch_size]
 
     def _batch(self, members: np.ndarray) -> list[torch.Tensor]:
         if self._cache is None:

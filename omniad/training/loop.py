@@ -1,24 +1,24 @@
 """One training: a frozen encoder, and a neck and decoder that learn to reconstruct its features of normal images.
 
-The last epoch is the result. With one seed, one thread count and one CPU the result is the same bit for bit; a GPU's
-convolutions are not promised to be.
+The last epoch is the result. With one seed, one thread count and one CPU the result is the same bit for bit, however
+often the training was killed in between; a GPU's convolutions are not promised to be.
 """
 
 from __future__ import annotations
 
 import csv
-import datetime
 import logging
 import math
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from omniad.config import RunSettings, to_yaml
+from omniad.data.lock import locked
 from omniad.data.packs import Pack, open_pack
 from omniad.data.weights import weights_file
 from omniad.devices import pick_device
@@ -29,49 +29,56 @@ from omniad.models.encoder import load_weights
 from omniad.provenance import commit, hardware, peak_memory_mib, versions, write_provenance
 from omniad.training import TRAINING_VERSION
 from omniad.training.features import TrainingFeatures
+from omniad.training.progress import Progress, now
 from omniad.training.schedule import rate_factor
+from omniad.training.signals import Stop, stop_signals
+from omniad.training.state import Position, StateFolder, capture, fingerprint, restore
 
+SAVING_SHARE = 0.02  # a save that takes long is repeated less often, so that all take no more than this of the time
 log = logging.getLogger(__name__)
 
 
 def train(settings: RunSettings, seed: int, out: Path, device: torch.device | None = None) -> None:
     """Train one run and write its folder: config.yaml, model.safetensors, history.csv, provenance.json.
 
+    Goes on from `out/state` when that is of the same training; a finished one's files are written again from it.
+
     Args:
         settings: the resolved run; its pack must exist (`omniad pack`).
         seed: of the weights, the order of the images and the jitter.
-        out: the run folder.
+        out: the run folder, locked meanwhile.
 
     Raises:
-        UserError: pack or weights are missing, the loss is not finite, the folder cannot be written.
+        UserError: pack or weights are missing, another process trains there, the loss is not finite, memory does not
+            suffice, the folder cannot be written.
+        SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
-    device = device or pick_device()
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    clock, device = time.monotonic(), device or pick_device()
     pack = open_pack(settings.pack_folder)
     torch.manual_seed(seed)
     model, weights = _prepare_model(settings, seed, device)
-    with atomic_write(out / "config.yaml") as file:
-        file.write(to_yaml(settings))
-    history = _run_epochs(model, settings, pack, seed, device)
-    _write_history(out / "history.csv", history)
-    save_model(model, settings.model, out / "model.safetensors")
-    write_provenance(
-        out,
-        commit=commit(),
-        training_version=TRAINING_VERSION,
-        versions=versions(),
-        hardware=hardware(device),
-        seed=seed,
-        weights=weights,
-        data={"dataset": settings.dataset, "sha256": pack.digest, "images": len(pack.index)},
-        config_sha256=sha256_file(out / "config.yaml"),
-        model_sha256=sha256_file(out / "model.safetensors"),
-        training={
-            "started": started.isoformat(timespec="seconds"),
-            "wall_s": round(time.perf_counter() - clock, 2),
-            "peak_memory_mib": peak_memory_mib(device),
-        },
-    )
+    with stop_signals() as stop, locked(out, out / ".lock"), _out_of_memory(settings, device):
+        with atomic_write(out / "config.yaml") as file:
+            file.write(to_yaml(settings))
+        state = StateFolder(out / "state", fingerprint(settings, seed, pack.digest, weights.get("sha256", "")))
+        training = Training(model, settings, pack, seed, device, state, stop)
+        training.position.wall_s += time.monotonic() - clock
+        training.run()
+        _write_table(out / "history.csv", training.position.history)
+        save_model(model, settings.model, out / "model.safetensors")
+        write_provenance(
+            out,
+            commit=commit(),
+            training_version=TRAINING_VERSION,
+            versions=versions(),
+            hardware=hardware(device),
+            seed=seed,
+            weights=weights,
+            data={"dataset": settings.dataset, "sha256": pack.digest, "images": len(pack.index)},
+            config_sha256=sha256_file(out / "config.yaml"),
+            model_sha256=sha256_file(out / "model.safetensors"),
+            training=training.costs() | {"peak_memory_mib": peak_memory_mib(device)},
+        )
 
 
 def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tuple[Method, dict[str, str]]:
@@ -86,84 +93,204 @@ def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tu
     return model.to(device), weights
 
 
-def _run_epochs(
-    model: Method, settings: RunSettings, pack: Pack, seed: int, device: torch.device
-) -> list[dict[str, Any]]:
-    training = settings.training
-    features = TrainingFeatures(model, pack, training.batch_size, training.cache_gib, device)
-    optimizers = model.make_optimizers(training)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    first_rates = [group["lr"] for group in groups]
-    history: list[dict[str, Any]] = []
-    model.train()
-    title = f"{settings.dataset}/{settings.run} seed {seed}"
-    steps = training.epochs * features.steps_per_epoch
-    with tqdm(total=steps, desc=title, unit="step", disable=not sys.stderr.isatty()) as bar:
-        for epoch in range(training.epochs):
-            clock = time.perf_counter()
-            for group, first_rate in zip(groups, first_rates, strict=True):
-                group["lr"] = first_rate * rate_factor(epoch, training)
-            losses, norms = [], []
-            for step, batch in enumerate(features.epoch(seed, epoch), start=epoch * features.steps_per_epoch):
-                loss, norm = _step(model, batch, optimizers, settings, step / steps)
-                losses.append(loss)
-                norms.append(norm)
-                bar.update()
-            mean_loss = torch.stack(losses).mean().item()
-            if not math.isfinite(mean_loss):
-                raise UserError(f"{title}: the loss is not finite in epoch {epoch + 1}; lower training.learning_rate")
-            seconds = time.perf_counter() - clock
-            history.append(
-                {
-                    "epoch": epoch + 1,
-                    "loss": mean_loss,
-                    "learning_rate": groups[0]["lr"],
-                    "gradient_norm": torch.stack(norms).mean().item(),
-                    "seconds": round(seconds, 3),
-                }
-            )
-            bar.set_postfix(loss=f"{mean_loss:.4f}")
-            if bar.disable:
-                _log_epoch(title, epoch, training.epochs, mean_loss, seconds)
-    return history
+class Training:
+    """The steps of one training, from wherever its state says."""
+
+    def __init__(
+        self,
+        model: Method,
+        settings: RunSettings,
+        pack: Pack,
+        seed: int,
+        device: torch.device,
+        state: StateFolder,
+        stop: Stop,
+    ):
+        self.model, self.settings, self.pack, self.seed, self.device = model, settings, pack, seed, device
+        self.state, self.stop = state, stop
+        self.title = f"{settings.dataset}/{settings.run} seed {seed}"
+        self.optimizers = model.make_optimizers(settings.training)
+        self.first_rates = [group["lr"] for group in self._groups()]
+        self.position = self._resume()
+        self.features = TrainingFeatures(model, pack, settings.training.batch_size, settings.training.cache_gib, device)
+        self.steps_per_epoch = self.features.steps_per_epoch
+        epochs, progress_file = settings.training.epochs, state.folder / "progress.json"
+        self.progress = Progress(progress_file, self.title, epochs, self.steps_per_epoch, self.position)
+        self._clock = self._saved = time.monotonic()  # of the last look, and of the last save
+        self._save_s = 0.0  # that the last save took
+
+    def run(self) -> None:
+        """Every epoch that is left, then a last state without what only further steps would need."""
+        epochs = self.settings.training.epochs
+        self.stop.deferred = True
+        self.model.train()
+        self.progress.write()
+        with self.progress.bar:
+            while self.position.epoch < epochs:
+                self._record_test_metrics()
+                self._epoch()
+        self._record_test_metrics()
+        self.optimizers = []
+        self._save()
+        self.state.forget_previous()
+        self.progress.write()
+
+    def costs(self) -> dict[str, Any]:
+        """What provenance.json tells of the training's time, all resumed parts together."""
+        position = self.position
+        seconds = {key: round(getattr(position, key), 2) for key in ("wall_s", "saving_s", "waiting_s")}
+        return {"started": position.started, "resumes": position.resumes, **seconds}
+
+    def _resume(self) -> Position:
+        state = self.state.load()
+        if state is None:
+            return Position(started=now())
+        position = restore(state, self.model, self.optimizers, self.device)
+        if position.epoch == self.settings.training.epochs:
+            log.info("%s: already trained; its files are written again from %s", self.title, self.state.folder)
+        else:
+            position.resumes += 1
+            log.info("%s: goes on after epoch %d, step %d", self.title, position.epoch, position.step)
+        return position
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def _epoch(self) -> None:
+        """The steps that are left of the open epoch."""
+        position, training = self.position, self.settings.training
+        for group, first_rate in zip(self._groups(), self.first_rates, strict=True):
+            group["lr"] = first_rate * rate_factor(position.epoch, training)
+        batches = self.features.epoch(self.seed, position.epoch, position.step)
+        while position.step < self.steps_per_epoch:
+            start = time.monotonic()
+            batch = next(batches)
+            position.waiting_s += time.monotonic() - start
+            steps_done = position.epoch * self.steps_per_epoch + position.step
+            share_done = steps_done / (training.epochs * self.steps_per_epoch)
+            loss, norm = train_step(self.model, batch, self.optimizers, training, share_done)
+            position.losses.append(loss)
+            position.norms.append(norm)
+            position.step += 1
+            self.progress.bar.update()
+            if position.step == self.steps_per_epoch:
+                self._close_epoch()
+            self._between_steps()
+            if not position.step:
+                return
+
+    def _close_epoch(self) -> None:
+        position = self.position
+        self._check_finite()
+        self._measure_time()
+        position.history.append(
+            {
+                "epoch": position.epoch + 1,
+                "loss": torch.stack(position.losses).mean().item(),
+                "learning_rate": self._groups()[0]["lr"],
+                "gradient_norm": torch.stack(position.norms).mean().item(),
+                "seconds": round(position.seconds, 3),
+            }
+        )
+        position.epoch, position.step, position.seconds = position.epoch + 1, 0, 0.0
+        position.losses.clear()
+        position.norms.clear()
+        self.progress.epoch_done()
+
+    def _between_steps(self) -> None:
+        """Whatever is due: a save, an end, a look at the losses (they stay on the device, so that no step waits)."""
+        every = self.settings.training.save_every_s
+        due = time.monotonic() - self._saved >= (every and max(every, self._save_s / SAVING_SHARE))
+        if self.stop.signal or due:
+            self._save()
+        if self.progress.due():
+            self._check_finite()
+            self.progress.write()
+        if self.stop.signal:
+            self.progress.bar.close()
+            self.progress.write()
+            self.stop.leave()
+
+    def _save(self) -> None:
+        self._check_finite()
+        self._measure_time()
+        start = time.monotonic()
+        self.state.save(capture(self.model, self.optimizers, self.position, self.device))
+        self._saved = time.monotonic()
+        self._save_s = self._saved - start
+        self.position.saving_s += self._save_s
+
+    def _measure_time(self) -> None:
+        """Add the time since the last look to the open epoch's and to the whole's."""
+        clock = time.monotonic()
+        self.position.seconds += clock - self._clock
+        self.position.wall_s += clock - self._clock
+        self._clock = clock
+
+    def _check_finite(self) -> None:
+        """Raise a UserError that names the first step of the open epoch whose loss or gradient is not finite."""
+        position = self.position
+        if not position.losses:
+            return
+        finite = torch.isfinite(torch.stack(position.losses)) & torch.isfinite(torch.stack(position.norms))
+        if finite.all():
+            return
+        step = int(finite.int().argmin())  # the first
+        images = ", ".join(self.features.images(self.seed, position.epoch, step))
+        raise UserError(
+            f"{self.title}: the loss is not finite in epoch {position.epoch + 1}, step {step + 1} of "
+            f"{self.steps_per_epoch}; lower training.learning_rate. The last good state is in {self.state.folder}. "
+            f"The batch: {images}"
+        )
+
+    def _record_test_metrics(self) -> None:
+        """Append a due record to epochs.csv (see watch.py); the file is made anew from the state."""
+        every, position = self.settings.training.evaluate_every, self.position
+        recorded = {row["epoch"] for row in position.evaluations}
+        if not every or not position.epoch or position.epoch % every or position.epoch in recorded:
+            return
+        from omniad.training.watch import epoch_metrics  # evaluation is imported only where it is wanted
+
+        position.evaluations += epoch_metrics(self.model, self.settings, self.pack, self.device, position.epoch)
+        _write_table(self.state.folder.parent / "epochs.csv", position.evaluations)
 
 
-def _step(
+def train_step(
     model: Method,
     batch: list[torch.Tensor],
     optimizers: list[torch.optim.Optimizer],
-    settings: RunSettings,
+    training: Any,
     progress: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One update of what is trained; the loss and the gradient's norm stay on the device, so that nothing waits."""
-    loss = model.loss(batch, settings.training, progress)
+    loss = model.loss(batch, training, progress)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()
     trainable = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(trainable, settings.training.clip_norm or math.inf)
+    norm = torch.nn.utils.clip_grad_norm_(trainable, training.clip_norm or math.inf)
     for optimizer in optimizers:
         optimizer.step()
     return loss.detach(), norm.detach()
 
 
-def _log_epoch(title: str, epoch: int, epochs: int, loss: float, seconds: float) -> None:
-    """A plain line after the first, every tenth part and the last epoch: for logs, where a bar is noise."""
-    if epoch == 0 or epoch + 1 == epochs or (epoch + 1) % max(1, epochs // 10) == 0:
-        left = datetime.timedelta(seconds=round(seconds * (epochs - epoch - 1)))
-        log.info(
-            "%s: epoch %d of %d, loss %.4f, %.1f s an epoch, about %s left",
-            title,
-            epoch + 1,
-            epochs,
-            loss,
-            seconds,
-            left,
-        )
+@contextmanager
+def _out_of_memory(settings: RunSettings, device: torch.device) -> Iterator[None]:
+    """Tell in one line what to do when memory does not suffice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        size = settings.training.batch_size
+        raise UserError(
+            f"out of memory on {device}: lower training.batch_size (now {size}), which changes the result, "
+            "or use a device with more"
+        ) from error
 
 
-def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     with atomic_write(path) as file:
-        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(history)
+        writer.writerows(rows)

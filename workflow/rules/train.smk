@@ -29,7 +29,7 @@ rule train:
     params:
         folder=subpath(output[0], parent=True),
         model=lambda wildcards: settings_of(wildcards).model.model_dump(),
-        training=lambda wildcards: settings_of(wildcards).training.model_dump(),
+        training=lambda wildcards: settings_of(wildcards).numbers()["training"],
         version=TRAINING_VERSION,
     shell:
         "{OMNIAD} train --config {CONFIG} --dataset {wildcards.dataset} --run {wildcards.run}"
