@@ -12,10 +12,15 @@ from omniad.config import project_settings
 
 
 def complexity(options: argparse.Namespace) -> None:
-    from omniad.models.complexity import complexity_rows
+    from omniad.models.complexity import complexity_rows, resolution_rows
 
     # Of the full-size models: an overlay that shrinks them for a demo changes nothing here.
-    rows = complexity_rows(project_settings())
+    settings = project_settings()
+    if options.resolutions:
+        from omniad.reporting.resolution import write_resolutions
+
+        write_resolutions(resolution_rows(settings), options.resolutions)
+    rows = complexity_rows(settings)
     if options.json:
         print(json.dumps({"rows": rows}, indent=1))
     elif options.out:
@@ -53,6 +58,9 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.add_argument("--out", type=Path, metavar="CSV", help="write a CSV file instead")
+    sub.add_argument(
+        "--resolutions", type=Path, metavar="CSV", help="also write what the model costs at 256 to 1024 pixels"
+    )
 
     sub = commands.add(
         "import-released",

@@ -27,6 +27,7 @@ from omniad.models.decoder import Stage
 from omniad.models.omniad import OmniAD
 
 VARIANTS = ("released", "equations")
+RESOLUTIONS = (256, 384, 512, 640, 768, 896, 1024)
 
 
 def complexity(settings: ModelSettings, image_size: int = 256) -> tuple[int, int]:
@@ -120,6 +121,23 @@ def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
                     },
                 )
     return list(rows.values())
+
+
+def resolution_rows(settings: Settings, sizes: Iterable[int] = RESOLUTIONS) -> list[dict[str, Any]]:
+    """What the model costs at several image sizes, with its learnable tokens and with two plain self-attentions.
+
+    Keys: attention (learnable, plain), image_size (pixels), parameters, macs.
+    """
+    models = {
+        "learnable": settings.model,
+        "plain": settings.model.model_copy(update={"first_attention": "none", "second_attention": "none"}),
+    }
+    rows = []
+    for attention, model in models.items():
+        for size in sizes:
+            parameters, macs = complexity(model, size)
+            rows.append({"attention": attention, "image_size": size, "parameters": parameters, "macs": macs})
+    return rows
 
 
 def _printed(file: Path) -> dict[tuple[str, str, str], float]:

@@ -11,6 +11,8 @@ import jinja2
 
 from omniad.config import CONFIG_FOLDER, Settings
 from omniad.files import atomic_write
+from omniad.reporting.claim_checks import check_claims
+from omniad.reporting.claims import read_claims
 from omniad.reporting.complexity import read_complexity
 from omniad.reporting.figures import Drawn, draw_figures
 from omniad.reporting.layout import lay_out
@@ -18,6 +20,7 @@ from omniad.reporting.measurements import collect, save_measurements
 from omniad.reporting.missing import command, missing
 from omniad.reporting.outcome import outcome
 from omniad.reporting.render import CSV_COLUMNS, csv_lines, templates
+from omniad.reporting.resolution import read_resolutions
 from omniad.reporting.runs import FinishedRun, finished_runs
 from omniad.reporting.summary import what_was_run
 from omniad.reporting.tables import DEFINITIONS, Table, build_tables, find
@@ -40,6 +43,8 @@ def write_report(settings: Settings) -> Path:
     save_measurements(measurements, results / "measurements.csv")
     found = find(settings, measurements, runs, read_complexity(results / "complexity.csv"))
     tables = build_tables(found)
+    resolutions = read_resolutions(results / "resolution.csv")
+    claims = check_claims(found, tables, read_claims(settings), resolutions)
     environment = templates()
     contents = [{"table": table, "grid": lay_out(table), "missing": missing(settings, table)} for table in tables]
     for content in contents:
@@ -51,6 +56,7 @@ def write_report(settings: Settings) -> Path:
         miniature=is_miniature(settings, runs),
         definition=DEFINITIONS[0],
         outcome=outcome(tables),
+        claims=claims,
         contents=contents,
         figures=[{"drawn": figure, "missing": _missing_figure(settings, figure)} for figure in figures],
         paper_vs_code=relative_link(PAPER_VS_CODE, results),

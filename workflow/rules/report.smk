@@ -20,25 +20,27 @@ def found_runs(wildcards):
 
 
 def reporting_digest():
-    """Of the package's reporting code: an edit there makes the report anew, and only the report."""
-    folder = Path(omniad.config.__file__).parent / "reporting"
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".j2"))
+    """Of the reporting code and of what the paper prints: an edit there makes the report anew, and only the report."""
+    folders = [Path(omniad.config.__file__).parent / "reporting", omniad.config.CONFIG_FOLDER / "paper"]
+    endings = (".py", ".j2", ".css", ".js", ".csv", ".yaml")
+    files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in endings)
     return digest("".join(path.read_text(encoding="utf-8") for path in files))
 
 
 rule complexity:
     output:
-        f"{RESULTS}/complexity.csv",
+        rows=f"{RESULTS}/complexity.csv",
+        resolutions=f"{RESULTS}/resolution.csv",
     params:
         models=digest(to_yaml(load_settings())),  # the full-size models, whatever an overlay shrinks
     shell:
-        "{OMNIAD} complexity --out {output}"
+        "{OMNIAD} complexity --out {output.rows} --resolutions {output.resolutions}"
 
 
 rule report:
     input:
         shown_runs,
-        complexity=f"{RESULTS}/complexity.csv",
+        rules.complexity.output,
     output:
         REPORT,
         f"{RESULTS}/measurements.csv",

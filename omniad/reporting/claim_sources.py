@@ -1,0 +1,78 @@
+"""Where a claim's check takes its numbers from: the paper's printed tables, or the runs here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from omniad.reporting.complexity import COUNTS
+from omniad.reporting.seeds import Spread
+from omniad.reporting.tables import DEFINITIONS, PRINTED_VARIANT, Row, Table
+from omniad.reporting.verdicts import ROUNDING, chance
+
+NOT_RUN, NOT_JUDGED, NOT_PRINTED = "not run", "not judged", "not in the tables"
+NOT_MEASURABLE = "nothing to measure"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number to compare: printed as it stands (`variance` 0), or a mean over seeds (1/n)."""
+
+    value: float
+    variance: float = 0.0
+    rounding: float = 0.0
+
+
+class Absent(Exception):
+    """A number that a check needs isn't there; the text says why."""
+
+
+@dataclass
+class Source:
+    """Where a check takes its numbers from: print, or the runs here. Remembers what qualifies the answer."""
+
+    table: Table | None
+    dataset: str
+    measured: bool
+    spreads: Mapping[tuple[str, str, str], Spread]
+    unlike: set[str] = field(default_factory=set)
+    from_print: set[str] = field(default_factory=set)  # rows that were not run here
+    runs: int = 0  # measured numbers that were used
+    spreadless: bool = False  # a comparison lacked the seeds' spread
+
+    def rows(self) -> dict[str, Row]:
+        rows = self.table.rows if self.table else ()
+        return {row.label: row for row in rows if row.dataset == self.dataset}
+
+    def get(self, label: str, column: str) -> Estimate | None:
+        """A row's number; None where the paper prints a dash and nothing was run."""
+        row = self.rows()[label]
+        printed = row.printed.get(column)
+        if not self.measured:
+            return Estimate(printed.value) if printed else None
+        if column in COUNTS:
+            if column not in row.counted.get(PRINTED_VARIANT, {}):
+                raise Absent(NOT_RUN)
+            self.runs += 1
+            return Estimate(row.counted[PRINTED_VARIANT][column])
+        ours = row.ours[0] if row.ours else None
+        measured = ours.measured(column) if ours else None
+        if ours and measured:
+            if math.isnan(measured.mean):
+                raise Absent(f"{NOT_JUDGED}: {column} is undefined")
+            self.runs += 1
+            self.unlike |= {ours.unlike} - {""}
+            return Estimate(measured.mean, 1 / measured.n)
+        if ours and row.target == (self.table.name if self.table else ""):
+            raise Absent(NOT_RUN)
+        self.from_print.add(label)
+        return Estimate(printed.value, 1.0, ROUNDING) if printed else None
+
+    def chance(self, column: str, variance: float) -> float:
+        """How far a difference goes by chance; infinite when the seeds' spread is unknown."""
+        if variance == 0:
+            return 0.0
+        spread = self.spreads.get((self.dataset, column, DEFINITIONS[0]))
+        self.spreadless |= spread is None
+        return chance(spread, variance) if spread else math.inf
