@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.complete
 
-.PHONY: demo test lint format clean-demo
+.PHONY: demo test test-slurm lint format clean-demo
 
 demo: $(SETUP)  ## the whole paper in miniature: results/demo/report.md
 	@$(BIN)/snakemake all --cores all --resources gpu=2 --configfile config/demo.yaml
@@ -11,6 +11,9 @@ demo: $(SETUP)  ## the whole paper in miniature: results/demo/report.md
 
 test: $(SETUP)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST)
+
+test-slurm: $(SETUP)  ## on a real Slurm cluster, brought up for it on this machine (as root; installs slurm-wlm and munge)
+	$(BIN)/python -m pytest tests/slurm $(PYTEST)
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -24,13 +24,14 @@ _held: list[TextIO] = []
 def pick_device() -> torch.device:
     """A GPU that no other omniad process of this machine uses, waiting for one if need be; without a GPU the CPU.
 
-    Only the GPUs that CUDA_VISIBLE_DEVICES leaves visible are considered. Under Slurm the first of those is the job's.
+    Only the GPUs that CUDA_VISIBLE_DEVICES leaves visible are considered. The one GPU that Slurm gave a job is that
+    job's; of several (an interactive allocation in which a whole workflow runs) each process locks its own.
     """
     import torch
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if "SLURM_JOB_ID" in os.environ:
+    if "SLURM_JOB_ID" in os.environ and torch.cuda.device_count() == 1:
         return torch.device("cuda", 0)
     uuids = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
     return torch.device("cuda", lock_first_free(uuids))
@@ -41,11 +42,11 @@ def lock_first_free(names: Sequence[str], folder: Path | None = None, poll_s: fl
 
     Args:
         names: a unique name of each device.
-        folder: where the lock files lie; by default the machine's folder for temporary files.
+        folder: where the lock files lie; by default one of this user's in the machine's folder for temporary files.
         poll_s: seconds between looks when all are taken.
     """
-    folder = folder or Path(tempfile.gettempdir(), "omniad-devices")
-    folder.mkdir(mode=0o777, exist_ok=True)
+    folder = folder or Path(tempfile.gettempdir(), f"omniad-devices-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
     waiting = False
     while True:
         for position, name in enumerate(names):
@@ -71,4 +72,12 @@ def count_gpus() -> int:
         return 0
     found = sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if answer.returncode == 0 else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if visible is None else min(found, len([name for name in visible.split(",") if name.strip()]))
+    return found if visible is None else min(found, _count_visible(visible, found))
+
+
+def _count_visible(visible: str, found: int) -> int:
+    """Entries of CUDA_VISIBLE_DEVICES before the first that names no GPU: CUDA ignores that one and all behind it."""
+    for position, name in enumerate(map(str.strip, visible.split(","))):
+        if not name or name.startswith("-") or (name.isdecimal() and int(name) >= found):
+            return position
+    return visible.count(",") + 1

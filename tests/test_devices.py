@@ -4,7 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
 
 from omniad import devices
 
@@ -46,7 +51,7 @@ def test_gpus_are_counted_as_listed_and_as_visible(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert devices.count_gpus() == 2
-    for visible, expected in [("1", 1), ("", 0), ("0,1", 2)]:
+    for visible, expected in [("1", 1), ("", 0), ("0,1", 2), ("-1", 0), ("1,-1", 1), ("0,5", 1), ("GPU-2", 1)]:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert devices.count_gpus() == expected
 
@@ -54,3 +59,31 @@ def test_gpus_are_counted_as_listed_and_as_visible(tmp_path, monkeypatch):
 def test_without_the_driver_there_is_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert devices.count_gpus() == 0
+
+
+@pytest.fixture
+def two_gpus(tmp_path, monkeypatch):
+    """torch, as if it saw two GPUs; the locks in a folder of the test's own."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"uuid-{number}"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(devices, "_held", held := [])
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    yield
+    for file in held:
+        file.close()
+
+
+@pytest.mark.parametrize("slurm", [False, True])
+def test_each_process_of_a_machine_or_an_allocation_takes_another_gpu(two_gpus, monkeypatch, slurm):
+    if slurm:
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert {str(devices.pick_device()), str(devices.pick_device())} == {"cuda:0", "cuda:1"}
+
+
+def test_the_one_gpu_that_slurm_gave_is_used_without_a_lock(two_gpus, monkeypatch):
+    """Slurm may share a device between jobs on purpose, and its jobs see no common folder."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert [str(devices.pick_device()) for _ in range(2)] == ["cuda:0", "cuda:0"]

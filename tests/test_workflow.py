@@ -1,56 +1,22 @@
 """The workflow as a person types it: what would run, what does run, and what never runs again without need."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import project_copy
 import pytest
 import yaml
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-PARTS = ["Snakefile", "workflow", "config", "profiles", "slurm", "omniad"]
-
-# The demo at its smallest: Table I on one data set and Table IV, a handful of steps.
-TINY = {
-    "results": "results/demo",
-    "datasets": ["mvtec"],
-    "data": {"image_size": 64},
-    "model": {"encoder": "resnet18", "encoder_width": 8, "encoder_weights": "random", "depths": [1, 1, 1, 1]},
-    "training": {"epochs": 1},
-    "runs": {"resnet18": {"model": {"encoder_width": 8}}},
-}
+from project_copy import TINY, copy_project, jobs
 
 
 def snakemake(folder: Path, *arguments: str, expect: int = 0) -> str:
-    """Run Snakemake in a copy of the project, with that copy's package; its whole output."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "all", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    output = answer.stdout + answer.stderr
-    assert answer.returncode == expect, output
-    return output
-
-
-def jobs(output: str) -> dict[str, int]:
-    """Rule -> number of jobs, from the table that Snakemake prints."""
-    table = output.partition("Job stats:")[2].partition("\ntotal")[0]
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+    return project_copy.snakemake(folder, "--cores", "all", *arguments, expect=expect)
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """The project as a fresh clone has it: no data, no results."""
-    folder = tmp_path_factory.mktemp("clone")
-    for part in PARTS:
-        source = REPOSITORY / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / part)
-    return folder
+    return copy_project(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +42,15 @@ def test_seeds_and_data_sets_can_be_chosen(clone):
     assert (chosen["train"], chosen["pack"]) == (1, 1)
 
 
-def test_the_cluster_profile_is_found(clone):
-    assert jobs(snakemake(clone, "ablations", "-n", "--profile", "slurm"))["train"] == 17 * 3
+def test_the_cluster_profile_is_found_and_needs_no_other_option(clone):
+    output = project_copy.snakemake(clone, "-n", "--profile", "slurm", "ablations")
+    assert jobs(output)["train"] == 17 * 3
+    wide = r"rule train:(?:\n .*)*run=wide_resnet50_2.*(?:\n .*)*runtime=(\d+)"
+    assert re.findall(wide, output) == ["1440"] * 3  # no more than the profile's default, whatever the plan says
+    longer = project_copy.snakemake(
+        clone, "-n", "--profile", "slurm", "ablations", "--default-resources", "runtime=20d"
+    )
+    assert int(re.findall(wide, longer)[0]) > 1440
 
 
 def test_targets_that_train_nothing(clone):

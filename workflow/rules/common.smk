@@ -43,9 +43,27 @@ workflow.global_resources.setdefault("gpu", max(GPUS, 1))
 PLACES = getattr(workflow.global_resources["gpu"], "value", workflow.global_resources["gpu"])
 
 
+def cores_here():
+    """Cores of a job that has this machine to itself; on a cluster (or in a dry run for one) eight."""
+    return 8 if on_cluster() else workflow.resource_settings.cores or 8
+
+
 def threads_of_a_place(wildcards):
-    """Without a GPU a "gpu" is a place on the CPU: one by default; several share the cores."""
-    return 1 if GPUS else max(1, workflow.cores // PLACES)
+    """A job with a GPU needs few. Without one a "gpu" is a place on the CPU: one by default; several share the cores."""
+    if on_cluster():
+        return 4
+    return 1 if GPUS else max(1, cores_here() // PLACES)
+
+
+def on_cluster():
+    """Whether this process gives jobs to a cluster, or is one of those jobs."""
+    return workflow.remote_exec or not workflow.local_exec
+
+
+def at_most_default(minutes):
+    """No job asks for more time than the profile's default: a training that needs more goes on in its next attempt."""
+    default = (workflow.resource_settings.default_resources or {}).get("runtime")
+    return minutes if default is None else min(minutes, default.value)
 
 
 wildcard_constraints:

@@ -18,6 +18,9 @@ rule data:
 
 if any(source.miniature for source in settings.sources.values()):
 
+    localrules:
+        miniature,
+
     rule miniature:
         output:
             directory(f"{RESULTS}/data/raw/{{dataset}}"),
@@ -32,6 +35,8 @@ if any(source.miniature for source in settings.sources.values()):
         threads: threads_of_a_place
         resources:
             gpu=1,
+            mem_mb=4000,
+            runtime=at_most_default(60),
         params:
             settings=settings.pretrain.model_dump(),
         shell:
@@ -87,7 +92,10 @@ rule pack:
         index=f"{PREPARED}/{{dataset}}/index.csv",
     output:
         multiext(f"{PACK}/", "pack.json", "images.npy", "masks.npy"),
-    threads: lambda wildcards: workflow.cores
+    threads: lambda wildcards: cores_here()
+    resources:
+        mem_mb=8000,
+        runtime=at_most_default(240),
     params:
         folder=subpath(output[0], parent=True),
         size=settings.data.image_size,

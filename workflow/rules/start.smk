@@ -5,6 +5,7 @@ from collections import Counter
 
 from omniad.data.counts import expected_counts
 from omniad.files import atomic_write
+from omniad.slurm import cancel_leftovers, step_name
 
 
 def cpu_warning(jobs):
@@ -39,6 +40,10 @@ onstart:
     trainings = [job for job in waiting if job.rule.name == "train"]
     if trainings and not GPUS and workflow.local_exec:
         print(cpu_warning(trainings), file=sys.stderr)
+    if not workflow.local_exec:
+        steps = {step_name(job.rule.name, *job.wildcards) for job in waiting}
+        for left in cancel_leftovers(Path.cwd(), steps):
+            print(f"Slurm job {left.id} of an earlier, killed call is ended: {left.step}", file=sys.stderr)
     with atomic_write(CONFIG) as file:
         file.write(to_yaml(settings))
 

@@ -1,0 +1,64 @@
+"""What a run's jobs ask of a cluster, from the run's plan: minutes and memory.
+
+Generous, because nobody gains by a job that is cut off, and rough, because no card is known here: the figures below
+are budgets, not measurements. A training that runs out of its time goes on from its state in the next attempt, which
+gets more.
+"""
+
+from __future__ import annotations
+
+import math
+
+from omniad.config import ModelSettings, RunSettings
+from omniad.data.counts import expected_counts
+
+TRAINING_S = 0.03  # budget for one image of one epoch of the default model at 256 pixels
+EVALUATION_S = 0.03  # the same for one test image, metrics included
+START_MINUTES = 30  # imports, reading the pack, compiling
+MEMORY_GIB = 8  # of the process: torch, CUDA, images, one class's anomaly maps
+UNKNOWN_IMAGES = 5000  # of a split, for a data set without a table of counts
+
+
+def training_minutes(run: RunSettings, attempt: int = 1) -> int:
+    """Time of one attempt at a training, minutes; each attempt gets as much again as the one before."""
+    seconds = TRAINING_S * run.training.epochs * images(run, "train") * relative_cost(run)
+    return attempt * (START_MINUTES + math.ceil(seconds / 60))
+
+
+def evaluation_minutes(run: RunSettings, attempt: int = 1) -> int:
+    """Time of an evaluation, minutes; the released reading's five draws included."""
+    draws = 5 if run.model.variant == "released" else 1
+    seconds = EVALUATION_S * draws * images(run, "test") * relative_cost(run)
+    return attempt * (START_MINUTES + math.ceil(seconds / 60))
+
+
+def training_memory_mb(run: RunSettings, attempt: int = 1) -> int:
+    """Memory of a training, the cached features included, MB."""
+    return attempt * math.ceil(1024 * (MEMORY_GIB + run.training.cache_gib))
+
+
+def evaluation_memory_mb(run: RunSettings, attempt: int = 1) -> int:
+    """Memory of an evaluation, MB: one class's maps are in memory at a time."""
+    return attempt * 1024 * MEMORY_GIB
+
+
+def images(run: RunSettings, split: str) -> int:
+    """How many images a split of the run's data set has: from its table of counts, else a guess."""
+    counts = expected_counts(run.source.counts, run.source.views)
+    if run.source.miniature or counts is None:
+        return UNKNOWN_IMAGES
+    return sum(number for (_, part, _), number in counts.items() if part == split)
+
+
+def relative_cost(run: RunSettings) -> float:
+    """Computation of a run's model on an image, in default models at 256 pixels; a fit to `omniad complexity`.
+
+    A fixed part and an equal one for each Omni-block; attention without learnable tokens is over all positions; behind
+    ResNet50 and WideResNet50 the decoder is four times as wide.
+    """
+    model: ModelSettings = run.model
+    blocks = (19 + sum(model.depths)) / 47
+    full_attentions = (model.first_attention, model.second_attention).count("none")
+    wide = 10.6 if model.encoder in ("resnet50", "wide_resnet50_2") else 1.0
+    width = (model.encoder_width / 64) ** 2
+    return blocks * (1 + 1.7 * full_attentions) * wide * width * (run.data.image_size / 256) ** 2

@@ -1,0 +1,59 @@
+"""This user's Slurm jobs of the workflow: which there are, and an end to those that a killed Snakemake left behind."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+ENDING_S = 120  # Slurm's time between asking a job to end and killing it is 30 s by default
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """One job in the queue; `step` is the workflow's name for it, see `step_name`."""
+
+    id: str
+    state: str  # PENDING, RUNNING, ...
+    step: str
+
+
+def step_name(rule: str, *wildcards: str) -> str:
+    """What Snakemake's Slurm executor writes into a job's comment."""
+    return f"rule_{rule}_wildcards_{'_'.join(wildcards)}"
+
+
+def queued_jobs(folder: Path) -> list[SlurmJob]:
+    """Jobs that wait or run, of the workflow in this folder; none where there is no Slurm, or it does not answer."""
+    if shutil.which("squeue") is None:
+        return []
+    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%Z|%k"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return []
+    rows = [line.split("|", 3) for line in answer.stdout.splitlines() if line.count("|") >= 3]
+    here = folder.resolve()
+    return [
+        SlurmJob(number, state, step)
+        for number, state, where, step in rows
+        if step.startswith("rule_") and Path(where).resolve() == here
+    ]
+
+
+def cancel_leftovers(folder: Path, steps: Collection[str], poll_s: float = 1.0) -> list[SlurmJob]:
+    """End the jobs in the queue that would do the same steps as ours, and wait until they are gone.
+
+    Whoever holds Snakemake's lock of the folder may do that: they are of a Snakemake that was killed. A training saves
+    its state before it ends, and the new job goes on from there.
+    """
+    leftovers = [job for job in queued_jobs(folder) if job.step in steps]
+    if leftovers:
+        subprocess.run(["scancel", *(job.id for job in leftovers)], check=False, timeout=60)
+    end = time.monotonic() + ENDING_S
+    while time.monotonic() < end and {job.id for job in queued_jobs(folder)} & {job.id for job in leftovers}:
+        time.sleep(poll_s)
+    return leftovers

@@ -1,0 +1,124 @@
+"""How far each run of a target is: from its folder, its lock, its log and the Slurm queue."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omniad.config import Settings
+from omniad.slurm import SlurmJob, queued_jobs, step_name
+from omniad.targets import run_folders
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run: its folder, its state and what more there is to say.
+
+    state: not started; queued, running (training, or evaluation under Slurm); stopped (was ended in between and goes on
+    from there when it is called again); trained (not evaluated yet); done; failed (its log ends with an error).
+    """
+
+    folder: Path
+    state: str
+    detail: str = ""
+
+
+def run_statuses(settings: Settings, target: str) -> Iterator[RunStatus]:
+    """Every run and seed of a target.
+
+    Raises:
+        UserError: there is no such target.
+    """
+    folders = run_folders(settings, target)
+    jobs = {job.step: job for job in queued_jobs(Path.cwd())}
+    for folder in folders:
+        yield _status(folder, Path(settings.results, "logs"), jobs)
+
+
+def _status(folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -> RunStatus:
+    dataset, run, seed = folder.parts[-3:]
+    progress = _read_progress(folder / "state" / "progress.json")
+    training = jobs.get(step_name("train", dataset, run, seed.removeprefix("seed")))
+    if _locked(folder / ".lock") or (training and training.state == "RUNNING"):
+        return RunStatus(folder, "running", _in_a_row(_position(progress), _left(progress), _job(training)))
+    if training:
+        return RunStatus(folder, "queued", _in_a_row(_position(progress), _job(training)))
+    if (folder / "model.safetensors").exists():
+        return _evaluation_status(folder, logs, jobs)
+    log = logs / "train" / f"{dataset}-{run}-{seed}.log"
+    error = _error(log)
+    if error:
+        return RunStatus(folder, "failed", f"{error}; log: {log}")
+    if progress or log.exists():
+        return RunStatus(folder, "stopped", _in_a_row(_position(progress), f"log: {log}"))
+    return RunStatus(folder, "not started")
+
+
+def _evaluation_status(folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -> RunStatus:
+    dataset, run, seed = folder.parts[-3:]
+    evaluation = jobs.get(step_name("evaluate", dataset, run, seed.removeprefix("seed")))
+    if evaluation:
+        state = "running" if evaluation.state == "RUNNING" else "queued"
+        return RunStatus(folder, state, _in_a_row("evaluation", _job(evaluation)))
+    if (folder / "metrics.csv").exists():
+        return RunStatus(folder, "done")
+    log = logs / "evaluate" / f"{dataset}-{run}-{seed}.log"
+    error = _error(log)
+    if error:
+        return RunStatus(folder, "failed", f"evaluation: {error}; log: {log}")
+    return RunStatus(folder, "trained", "not evaluated")
+
+
+def _locked(file: Path) -> bool:
+    """Whether a living process trains in the folder; what a dead one left behind is not locked."""
+    try:
+        with file.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _read_progress(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _position(progress: Mapping[str, Any]) -> str:
+    return f"epoch {progress['epoch']} of {progress['epochs']}" if progress else ""
+
+
+def _left(progress: Mapping[str, Any]) -> str:
+    """Time left, counted from when the progress was written."""
+    if not progress or progress.get("left_s") is None:
+        return ""
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(progress["updated"])
+    left = max(0, round(progress["left_s"] - age.total_seconds()))
+    return f"about {datetime.timedelta(seconds=left)} left"
+
+
+def _job(job: SlurmJob | None) -> str:
+    return f"job {job.id}" if job else ""
+
+
+def _error(log: Path) -> str:
+    """The error that a log ends with; empty when it ends otherwise, or is not there."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return last.removeprefix("omniad: ") if last.startswith("omniad: ") else ""
+
+
+def _in_a_row(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)

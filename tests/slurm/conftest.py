@@ -1,0 +1,31 @@
+"""One cluster of two nodes with two GPUs each, and one copy of the project, for all tests of this folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster import Cluster, Unavailable
+from project_copy import TINY, copy_project
+
+# Four epochs instead of one for the runs that the fault cases interrupt.
+LONG = {"training": {"epochs": 4, "save_every_s": 2.0}}
+INTERRUPTED = ("tokens_16", "tokens_36", "tokens_100", "q_q")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("slurm") / "cluster", nodes=2, gpus=2)
+    try:
+        cluster.start()
+    except Unavailable as reason:
+        pytest.skip(f"no Slurm cluster: {reason}")
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return folder

@@ -1,0 +1,48 @@
+"""What jobs ask of a cluster follows the run's plan."""
+
+import pytest
+
+from omniad.config import load_settings, run_settings
+from omniad.job_size import (
+    evaluation_minutes,
+    images,
+    relative_cost,
+    training_memory_mb,
+    training_minutes,
+)
+from omniad.models.complexity import complexity
+
+SETTINGS = load_settings()
+DEFAULT = run_settings(SETTINGS, "mvtec", "default")
+
+
+@pytest.mark.parametrize("run", ["no_learnable", "only_q", "local_only", "depths_2_2_2_2", "resnet18", "resnet50"])
+def test_the_relative_cost_is_near_the_counted_one(run):
+    """Against the multiply-adds that are counted operation by operation."""
+    settings = run_settings(SETTINGS, "mvtec", run)
+    counted = complexity(settings.model, 256)[1] / complexity(DEFAULT.model, 256)[1]
+    assert 0.8 < relative_cost(settings) / counted < 1.6
+
+
+def test_the_published_numbers_of_images():
+    """MVTec-AD: 3,629 normal training and 1,725 test images; VisA: 8,659 and 2,162."""
+    assert (images(DEFAULT, "train"), images(DEFAULT, "test")) == (3629, 1725)
+    visa = run_settings(SETTINGS, "visa", "default")
+    assert (images(visa, "train"), images(visa, "test")) == (8659, 2162)
+
+
+def test_time_grows_with_epochs_images_and_attempt():
+    def minutes(attempt=1, dataset="mvtec", **training):
+        run = run_settings(SETTINGS, dataset, "default")
+        return training_minutes(run.model_copy(update={"training": run.training.model_copy(update=training)}), attempt)
+
+    assert minutes(attempt=2) == 2 * minutes()
+    assert minutes(dataset="realiad") > minutes(dataset="visa") > minutes()
+    assert 1.8 < minutes(epochs=1000) / minutes(epochs=500) < 2
+    released = run_settings(SETTINGS, "visa", "released")
+    assert evaluation_minutes(released) > evaluation_minutes(run_settings(SETTINGS, "visa", "default"))
+
+
+def test_memory_holds_the_cached_features():
+    large = DEFAULT.model_copy(update={"training": DEFAULT.training.model_copy(update={"cache_gib": 20.0})})
+    assert training_memory_mb(large) - training_memory_mb(DEFAULT) == 16 * 1024
