@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PARTS = ["Snakefile", "workflow", "config", "profiles", "slurm", "omniad"]
+PARTS = ["pyproject.toml", "Snakefile", "workflow", "config", "profiles", "slurm", "omniad"]
 
 # The demo at its smallest, an overlay of config/demo.yaml: one data set, small models, a handful of steps.
 TINY: dict[str, Any] = {
