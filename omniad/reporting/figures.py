@@ -1,160 +1,38 @@
-"""Figure 3: for several classes an image, its ground truth, the anomaly map, and the map over the image."""
+"""Every figure of the report: Figure 3 as in the paper, and what the results show beyond it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
-from omniad.config import FigureSettings, Settings
-from omniad.errors import UserError
-from omniad.files import atomic_write
+from omniad.config import Settings
+from omniad.reporting.class_plots import draw_curves, draw_histograms
+from omniad.reporting.cost_plots import draw_accuracy, draw_resolution
+from omniad.reporting.drawing import Drawn
+from omniad.reporting.qualitative import draw_qualitative
+from omniad.reporting.resolution import Resolutions
 from omniad.reporting.runs import FinishedRun
-
-ROWS = ("Image", "Ground truth", "Anomaly map", "Overlay")
-COLORS = "inferno"  # its lightness grows from end to end, so it reads the same in grey
-CELL_INCHES = 1.35
-DPI = 120
+from omniad.reporting.tables import Table
+from omniad.reporting.training_plots import draw_training
 
 
-@dataclass(frozen=True)
-class Example:
-    """One test image of a class with its map, and the range that its class's maps are drawn in."""
-
-    title: str
-    image: np.ndarray  # (S, S, 3) uint8
-    mask: np.ndarray  # (S, S) bool
-    map: np.ndarray  # (S, S) float32
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What came of one figure of the configuration."""
-
-    name: str
-    title: str
-    file: Path | None  # None: there was nothing to draw
-    shown: str  # what it shows: data sets and classes
-    missing: tuple[str, ...]  # data sets whose run is not there
-
-    @property
-    def label(self) -> str:
-        """As the paper calls it: figure3 is Figure 3."""
-        number = self.name.removeprefix("figure")
-        return f"Figure {number}" if number.isdecimal() else self.name
+def draw_figures(
+    settings: Settings, tables: list[Table], runs: list[FinishedRun], resolutions: Resolutions, folder: Path
+) -> list[Drawn]:
+    """Draw everything that there is something for, each as PNG and PDF in `folder`."""
+    return [
+        *(draw_qualitative(settings, name, runs, folder) for name in settings.figures),
+        draw_accuracy(tables, folder),
+        draw_resolution(resolutions, folder),
+        draw_training(tables, runs, folder),
+        *(draw(run, folder) for run in main_runs(settings, runs) for draw in (draw_histograms, draw_curves)),
+    ]
 
 
-def draw_figures(settings: Settings, runs: list[FinishedRun], folder: Path) -> list[Drawn]:
-    """Draw every figure of the configuration as a PNG in `folder`."""
-    return [_draw(settings, name, entry, runs, folder) for name, entry in settings.figures.items()]
-
-
-def _draw(settings: Settings, name: str, entry: FigureSettings, runs: list[FinishedRun], folder: Path) -> Drawn:
-    groups: dict[str, list[Example]] = {}
-    missing = []
-    for dataset in entry.datasets:
-        run = next((run for run in runs if (run.dataset, run.run) == (dataset, entry.run)), None)
-        examples = read_examples(run.folder / "examples", entry.classes) if run else []
-        if run and examples:
-            source = run.settings.source
-            groups[f"{source.title} (miniature)" if source.miniature else source.title] = examples
-        else:
-            missing.append(dataset)
-    shown = "; ".join(f"{title}: {', '.join(example.title for example in group)}" for title, group in groups.items())
-    if not groups:
-        return Drawn(name, entry.title, None, shown, tuple(missing))
-    file = folder / f"{name}.png"
-    save_png(qualitative_figure(groups), file)
-    return Drawn(name, entry.title, file, shown, tuple(missing))
-
-
-def read_examples(folder: Path, classes: int) -> list[Example]:
-    """One anomalous example each of up to `classes` classes, spread evenly over the classes in alphabetical order."""
-    files = sorted(folder.glob("*.npz"))
-    examples = [example for example in map(read_example, files) if example is not None]
-    picked = np.linspace(0, len(examples) - 1, min(classes, len(examples))).round().astype(int)
-    return [examples[index] for index in picked]
-
-
-def read_example(file: Path) -> Example | None:
-    """The class's image that evaluation kept for this figure; None when the class has no image with a defect.
-
-    Raises:
-        UserError: the file is not one that `omniad evaluate` wrote.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            images, masks, maps = stored["images"], stored["masks"] > 0, stored["maps"].astype(np.float32)
-            kinds = stored["kind"]
-    except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"{file}: not a file of `omniad evaluate` ({error}); evaluate the run again") from None
-    defective = np.flatnonzero((kinds == "figure") & masks.any(axis=(1, 2)))
-    if not len(defective):
-        return None
-    index = defective[0]
-    return Example(file.stem, images[index], masks[index], maps[index], float(maps.min()), float(maps.max()))
-
-
-def qualitative_figure(groups: dict[str, list[Example]]) -> Figure:
-    """A column a class, grouped by data set; a row each for image, ground truth, map and overlay."""
-    examples = [example for group in groups.values() for example in group]
-    figure = Figure(figsize=(CELL_INCHES * len(examples) + 0.3, CELL_INCHES * len(ROWS) + 0.45), dpi=DPI)
-    FigureCanvasAgg(figure)
-    left, top = 0.3 / figure.get_figwidth(), 1 - 0.45 / figure.get_figheight()
-    grid = figure.add_gridspec(
-        len(ROWS), len(examples), left=left, right=0.998, bottom=0.005, top=top, wspace=0.04, hspace=0.04
-    )
-    for column, example in enumerate(examples):
-        cells = [figure.add_subplot(grid[row, column]) for row in range(len(ROWS))]
-        for axes in cells:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        _show(cells, example)
-        cells[0].set_title(example.title.replace("_", " "), fontsize=9, pad=3)
-        if column == 0:
-            for axes, label in zip(cells, ROWS, strict=True):
-                axes.set_ylabel(label, fontsize=9, labelpad=3)
-    _write_group_titles(figure, groups, left)
-    return figure
-
-
-def save_png(figure: Figure, file: Path) -> None:
-    """The same figure gives the same bytes: no time and no version is written."""
-    with atomic_write(file, "wb") as handle:
-        figure.savefig(handle, format="png", metadata={"Software": None})
-
-
-def _show(cells: Iterable[Axes], example: Example) -> None:
-    image, truth, heat, overlay = cells
-    scale = Normalize(example.low, example.high)
-    image.imshow(example.image)
-    truth.imshow(example.mask, cmap="gray", vmin=0, vmax=1)
-    heat.imshow(example.map, cmap=COLORS, norm=scale)
-    overlay.imshow(example.image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-    # The more anomalous, the less of the image is left: normal areas stay as they are.
-    overlay.imshow(example.map, cmap=COLORS, norm=scale, alpha=0.85 * scale(example.map))
-    if not example.mask.all():
-        # Dark below light: the outline stands out on any ground, in grey too.
-        for color, width in (("black", 2.2), ("white", 1.0)):
-            overlay.contour(example.mask, levels=[0.5], colors=color, linewidths=width)
-
-
-def _write_group_titles(figure: Figure, groups: dict[str, list[Example]], left: float) -> None:
-    """The data set's name above its columns, and a line that spans them."""
-    width = (0.998 - left) / sum(map(len, groups.values()))
-    y = 1 - 0.22 / figure.get_figheight()
-    start = left
-    for title, group in groups.items():
-        end = start + len(group) * width
-        figure.text((start + end) / 2, y, title, ha="center", va="bottom", fontsize=10, fontweight="bold")
-        figure.add_artist(Line2D([start + 0.05 * width, end - 0.05 * width], [y, y], color="black", linewidth=0.8))
-        start = end
+def main_runs(settings: Settings, runs: list[FinishedRun]) -> list[FinishedRun]:
+    """Of each data set the run that figures show in detail, first seed: that of Figure 3, or `default`."""
+    name = next((figure.run for figure in settings.figures.values()), "default")
+    first: dict[str, FinishedRun] = {}
+    for run in runs:
+        if run.run == name:
+            first.setdefault(run.dataset, run)
+    return list(first.values())

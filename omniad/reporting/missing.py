@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from omniad.config import Settings, load_settings
+from omniad.reporting.drawing import Drawn
 from omniad.reporting.tables import Table
 
 
@@ -45,3 +46,11 @@ def missing(settings: Settings, table: Table) -> list[str]:
             target = command(settings, f"{table.name}_{extra}")
             lines.append(f"`{extra}` was not run; it gets lines of its own. To run it: `{target}`")
     return lines
+
+
+def missing_figure(settings: Settings, figure: Drawn) -> str:
+    """A sentence about what a figure lacks, with the command; empty when it has all."""
+    if figure.missing:
+        titles = ", ".join(settings.sources[dataset].title for dataset in figure.missing)
+        return f"Not run: `{figure.run}` on {titles}. To run it: `{command(settings, 'figures', figure.missing)}`"
+    return "" if figure.file else f"Nothing to draw yet. To fill it: `{command(settings, 'all')}`"

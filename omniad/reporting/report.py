@@ -14,10 +14,10 @@ from omniad.files import atomic_write
 from omniad.reporting.claim_checks import check_claims
 from omniad.reporting.claims import read_claims
 from omniad.reporting.complexity import read_complexity
-from omniad.reporting.figures import Drawn, draw_figures
+from omniad.reporting.figures import draw_figures
 from omniad.reporting.layout import lay_out
 from omniad.reporting.measurements import collect, save_measurements
-from omniad.reporting.missing import command, missing
+from omniad.reporting.missing import missing, missing_figure
 from omniad.reporting.outcome import outcome
 from omniad.reporting.render import CSV_COLUMNS, csv_lines, templates
 from omniad.reporting.resolution import read_resolutions
@@ -49,7 +49,7 @@ def write_report(settings: Settings) -> Path:
     contents = [{"table": table, "grid": lay_out(table), "missing": missing(settings, table)} for table in tables]
     for content in contents:
         _write_table(environment, content, results / "tables")
-    figures = draw_figures(settings, runs, results / "figures")
+    figures = draw_figures(settings, tables, runs, resolutions, results / "figures")
     text = environment.get_template("report.md.j2").render(
         title=settings.title,
         summary=what_was_run(settings, runs),
@@ -58,7 +58,7 @@ def write_report(settings: Settings) -> Path:
         outcome=outcome(tables),
         claims=claims,
         contents=contents,
-        figures=[{"drawn": figure, "missing": _missing_figure(settings, figure)} for figure in figures],
+        figures=[{"drawn": figure, "missing": missing_figure(settings, figure)} for figure in figures],
         paper_vs_code=relative_link(PAPER_VS_CODE, results),
     )
     with atomic_write(results / "report.md") as file:
@@ -87,12 +87,3 @@ def _write_table(environment: jinja2.Environment, content: dict, folder: Path) -
         writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(csv_lines(table))
-
-
-def _missing_figure(settings: Settings, figure: Drawn) -> str:
-    """A sentence about the data sets that a figure lacks; empty when it has all."""
-    if not figure.missing:
-        return ""
-    titles = ", ".join(settings.sources[dataset].title for dataset in figure.missing)
-    run = settings.figures[figure.name].run
-    return f"Not run: `{run}` on {titles}. To run it: `{command(settings, 'figures', figure.missing)}`"

@@ -22,6 +22,11 @@ class FinishedRun:
     settings: RunSettings
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """Its data set's name, with what makes it incomparable."""
+        return self.settings.source.title + (" (miniature)" if self.settings.source.miniature else "")
+
 
 def finished_runs(results: str | Path) -> list[FinishedRun]:
     """Every evaluated run below `results`, sorted by data set, run and seed.

@@ -1,0 +1,106 @@
+"""Accuracy against cost (Tables IV, VI and VII as plots), and cost against the size of the image."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+from omniad.reporting.complexity import COUNTS
+from omniad.reporting.drawing import FONT, Drawn, label, new_figure, save_figure, style
+from omniad.reporting.layout import COST_HEADS
+from omniad.reporting.resolution import Resolutions
+from omniad.reporting.tables import PRINTED_VARIANT, Table
+
+ACCURACY_TITLE = "Accuracy against cost"
+ACCURACY_CAPTION = (
+    "The tables with parameters and FLOPs as plots. Open circles are printed; filled squares were measured here (bar: "
+    "± the seeds' standard deviation), at the cost of the printed variant."
+)
+RESOLUTION_TITLE = "Cost against resolution"
+RESOLUTION_CAPTION = (
+    "Multiply-adds of the whole model for one square image, both axes logarithmic: with learnable tokens they grow as "
+    "the number of pixels does, with plain self-attention almost as its square."
+)
+NAMES = {"learnable": "learnable tokens", "plain": "plain self-attention"}
+
+
+def draw_accuracy(tables: list[Table], folder: Path) -> Drawn:
+    """A row of panels a table: accuracy against parameters and against FLOPs."""
+    shown = [table for table in tables if table.has_costs]
+    if not shown:
+        return Drawn(ACCURACY_TITLE, ACCURACY_CAPTION, None, "")
+    costs = list(COUNTS)
+    figure, axes = new_figure(len(shown), len(costs), 4.2, 2.5)
+    for row, table in enumerate(shown):
+        for column, cost in enumerate(costs):
+            _accuracy(axes[row * len(costs) + column], table, cost)
+    caption = ACCURACY_CAPTION
+    if any(table.miniature for table in shown):
+        caption += (
+            " The miniature's accuracies are those of far smaller models and don't compare with the printed ones."
+        )
+    return Drawn(ACCURACY_TITLE, caption, save_figure(figure, folder / "accuracy_cost"), _join(shown))
+
+
+def draw_resolution(resolutions: Resolutions, folder: Path) -> Drawn:
+    """FLOPs against the image's side, one line a kind of attention."""
+    if not resolutions:
+        return Drawn(RESOLUTION_TITLE, RESOLUTION_CAPTION, None, "")
+    figure, (axes,) = new_figure(1, 1, 5.2, 3.4)
+    for number, (attention, counted) in enumerate(resolutions.items()):
+        sizes = sorted(counted)
+        giga = [counted[size] / 1e9 for size in sizes]
+        axes.plot(sizes, giga, label=NAMES.get(attention, attention), linewidth=1.5, markersize=5, **style(number))
+        for size, value in ((sizes[0], giga[0]), (sizes[-1], giga[-1])):
+            axes.annotate(f"{value:,.0f} G", (size, value), (0, 6), textcoords="offset points", fontsize=FONT - 1)
+    label(axes, "", "side of the image, pixels", "FLOPs (G)")
+    axes.set(xscale="log", yscale="log")
+    axes.margins(x=0.08, y=0.12)
+    axes.set_xticks(sorted({size for counted in resolutions.values() for size in counted}))
+    _plain_numbers(axes)
+    axes.legend(fontsize=FONT, frameon=False)
+    return Drawn(RESOLUTION_TITLE, RESOLUTION_CAPTION, save_figure(figure, folder / "resolution"), "256 to 1024 pixels")
+
+
+def _accuracy(axes: Axes, table: Table, cost: str) -> None:
+    metric = next(column for column in table.columns if column not in COUNTS)
+    printed, ours = [], []
+    for row in table.rows:
+        name = row.label.split(" (")[0]
+        if cost in row.printed and metric in row.printed:
+            printed.append((row.printed[cost].value, row.printed[metric].value, name))
+        measured = row.ours[0].measured(metric) if row.ours else None
+        counted = row.counted.get(PRINTED_VARIANT, {})
+        if measured and cost in counted and not math.isnan(measured.mean):
+            ours.append((counted[cost], measured.mean, measured.std or 0.0))
+    if printed:
+        x, y, names = zip(*printed, strict=True)
+        axes.plot(x, y, "o--", color="#555555", markerfacecolor="white", markersize=6, linewidth=1, label="paper")
+        for place, point in enumerate(zip(x, y, names, strict=True)):
+            where = {"xytext": (0, -14 if place % 2 else 7), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(point[2], point[:2], fontsize=FONT - 2, **where)
+    if ours:
+        x, y, std = zip(*ours, strict=True)
+        axes.errorbar(x, y, yerr=std, fmt="s-", color="black", markersize=5, linewidth=1, capsize=2, label="ours")
+    wide = printed and max(point[0] for point in printed) > 4 * min(point[0] for point in printed)
+    axes.margins(x=0.15, y=0.25)
+    if wide:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        _plain_numbers(axes)
+    label(axes, f"{table.label}: {table.title}", COST_HEADS[cost], f"{metric} (%)")
+    if printed or ours:
+        axes.legend(fontsize=FONT - 2, frameon=False, loc="best")
+
+
+def _plain_numbers(axes: Axes) -> None:
+    """A logarithmic axis with its numbers written out, not as powers."""
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _join(tables: list[Table]) -> str:
+    return ", ".join(table.label for table in tables)

@@ -1,0 +1,72 @@
+"""What all figures share: how they look, and how they become files.
+
+They are read in grey as well: lines differ in dashes and markers, areas in lightness and hatching. The same figure
+gives the same bytes: no time, no version and no name of a program is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from omniad.files import atomic_write
+
+DPI = 120
+FONT = 9  # points
+# Dark to light, with dashes and markers that differ as well.
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "black", "linestyle": "-", "marker": "o"},
+    {"color": "#0060a8", "linestyle": "--", "marker": "s"},
+    {"color": "#c04a00", "linestyle": "-.", "marker": "^"},
+    {"color": "#6a8f2f", "linestyle": ":", "marker": "D"},
+    {"color": "#9a9a9a", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What came of one figure."""
+
+    title: str
+    caption: str
+    file: Path | None  # its PNG, with a PDF beside it; None: there was nothing to draw
+    shown: str  # what it shows, in a few words
+    run: str = ""  # of the configuration that it needs
+    missing: tuple[str, ...] = ()  # data sets whose run is not there
+
+
+def style(number: int) -> dict[str, Any]:
+    return STYLES[number % len(STYLES)]
+
+
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with that many panels of `width` x `height` inches each, and its panels row by row."""
+    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axes in panels:
+        axes.tick_params(labelsize=FONT - 1)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure, panels
+
+
+def label(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+    axes.set_title(title, fontsize=FONT, loc="left")
+    axes.set_xlabel(x, fontsize=FONT)
+    axes.set_ylabel(y, fontsize=FONT)
+
+
+def save_figure(figure: Figure, file: Path) -> Path:
+    """Write `file`.png and `file`.pdf; the PNG's path."""
+    no_traces = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
+    for ending, metadata in no_traces.items():
+        with atomic_write(file.with_suffix(f".{ending}"), "wb") as handle:
+            figure.savefig(handle, format=ending, metadata=metadata)
+    return file.with_suffix(".png")
