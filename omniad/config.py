@@ -133,9 +133,9 @@ class TrainingSettings(Section):
         default="mean", description="mean squared error, or equation 6 as printed (not divided by the channels)"
     )
     cache_gib: float = Field(
-        default=4.0,
+        default=40.0,
         ge=0,
-        description="the encoder's features stay in memory up to this size, GiB; 0 computes them anew",
+        description="the encoder's features are kept on disk up to this size, GiB; 0 computes them anew in every step",
     )
     save_every_s: float = Field(
         default=300.0, ge=0, description="seconds between saves of the training's state; 0 saves after every step"

@@ -73,16 +73,6 @@ def test_an_epoch_is_a_permutation_without_its_last_incomplete_batch(run):
     assert len(torch.cat(finest).flatten(1).unique(dim=0)) == 6
 
 
-def test_cached_features_are_those_computed_anew(run):
-    torch.manual_seed(0)
-    pack, model, cpu = open_pack(run.pack_folder), build_model(run.model), torch.device("cpu")
-    cached = TrainingFeatures(model, pack, 3, cache_gib=1, device=cpu).epoch(0, 0)
-    fresh = TrainingFeatures(model, pack, 3, cache_gib=0, device=cpu).epoch(0, 0)
-    for kept, computed in zip(cached, fresh, strict=True):
-        for level, expected in zip(kept, computed, strict=True):
-            torch.testing.assert_close(level, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_fewer_images_than_a_batch_is_told(run):
     with pytest.raises(UserError, match="7 training images are fewer than one batch of 8"):
         TrainingFeatures(build_model(run.model), open_pack(run.pack_folder), 8, 1, torch.device("cpu"))

@@ -19,7 +19,10 @@ class Method(nn.Module, ABC):
     """
 
     caches_features = True
-    """Whether what `encode` gives is a constant of the image that is worth keeping over the epochs."""
+    """Whether what `encode` gives depends on the image, the method and the encoder's weights alone.
+
+    Training then rounds it to half precision and keeps it over the epochs, for all runs.
+    """
 
     encoder: FrozenEncoder
     """Its weights come from a file (`load_weights`); all others are drawn."""

@@ -1,27 +1,31 @@
-"""Batches of the frozen encoder's features.
-
-Nothing is augmented and the encoder never changes, so an image's features are constants: when they fit in memory they
-are computed once and reused in every epoch.
-"""
+"""Batches of what the frozen encoder sees in the normal training images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from omniad.data.packs import Pack, normalise
 from omniad.errors import UserError
 from omniad.models import Method
+from omniad.training.cache import cached_features
+
+GPU_SHARE = 0.4  # of the GPU's free memory that features may take; the rest is the training's
 
 
 class TrainingFeatures:
-    """Encoder features of the normal training images of a pack, batch by batch.
+    """Encoder features of the normal training images of a pack, batch by batch, read one batch ahead.
+
+    Features that are constants of their image are rounded to half precision, whether they are kept (see cache.py) or
+    computed anew, so that room on the disk does not change a result.
 
     Args:
         model: its encoder computes the features, on the model's device.
-        cache_gib: largest size of the cache in memory, GiB; above it features are computed anew for every batch.
+        cache_gib: largest size of the cache, GiB; above it features are computed anew for every batch.
 
     Raises:
         UserError: the pack has fewer training images than a batch.
@@ -34,43 +38,71 @@ class TrainingFeatures:
             raise UserError(
                 f"{len(self.rows)} training images are fewer than one batch of {batch_size}; lower training.batch_size"
             )
-        self._cache = self._fill_cache(cache_gib)
+        self._cache: list[np.ndarray] | None = None
+        if model.caches_features and cache_gib:
+            self._cache = cached_features(model, pack, self._encode_half, len(self.rows), batch_size, cache_gib)
+        self._on_gpu = self._move_to_gpu()
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches an epoch; the last incomplete one is dropped."""
         return len(self.rows) // self.batch_size
 
-    def epoch(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[list[torch.Tensor]]:
+    def epoch(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[list[Tensor]]:
         """Yield the feature batches of one epoch, from a step on; their order depends on seed and epoch alone."""
-        for step in range(first_step, self.steps_per_epoch):
-            yield self._batch(self._members(seed, epoch, step))
+        order = self._order(seed, epoch)
+        batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
+        if self._on_gpu is not None:
+            for members in batches[first_step:]:
+                picked = torch.from_numpy(members).to(self.device)
+                yield [level[picked].float() for level in self._on_gpu]
+            return
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = None
+            for members in batches[first_step:]:
+                following = reader.submit(self._read, members)
+                if ahead is not None:
+                    yield self._finish(ahead.result())
+                ahead = following
+            if ahead is not None:
+                yield self._finish(ahead.result())
 
     def images(self, seed: int, epoch: int, step: int) -> list[str]:
         """The files of one batch, as the index names them."""
-        return self.pack.index["image"].iloc[self.rows[self._members(seed, epoch, step)]].tolist()
+        members = self._order(seed, epoch)[step * self.batch_size :][: self.batch_size]
+        return self.pack.index["image"].iloc[self.rows[members]].tolist()
 
-    def _members(self, seed: int, epoch: int, step: int) -> np.ndarray:
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.rows))
-        return order[step * self.batch_size : (step + 1) * self.batch_size]
+    def _order(self, seed: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(len(self.rows))
 
-    def _batch(self, members: np.ndarray) -> list[torch.Tensor]:
+    def _read(self, members: np.ndarray) -> list[Tensor]:
+        """From disk, in another thread: cached features in half precision, else the normalised images."""
         if self._cache is None:
-            return self._encode(members)
-        picked = torch.from_numpy(members)
-        return [level[picked].to(self.device, non_blocking=True) for level in self._cache]
+            tensors = [normalise(self.pack.images[self.rows[members]])]
+        else:
+            tensors = [torch.from_numpy(level[members]) for level in self._cache]
+        return [tensor.pin_memory() for tensor in tensors] if self.device.type == "cuda" else tensors
 
-    def _encode(self, members: np.ndarray) -> list[torch.Tensor]:
-        return self.model.encode(normalise(self.pack.images[self.rows[members]]).to(self.device))
+    def _finish(self, tensors: list[Tensor]) -> list[Tensor]:
+        """What was read, as features in single precision on the device."""
+        tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        if self._cache is not None:
+            return [level.float() for level in tensors]
+        features = self.model.encode(tensors[0])
+        return [level.half().float() for level in features] if self.model.caches_features else features
 
-    def _fill_cache(self, cache_gib: float) -> list[torch.Tensor] | None:
-        first = self._encode(np.arange(1))
-        bytes_per_image = sum(level.numel() * level.element_size() for level in first)
-        if not self.model.caches_features or bytes_per_image * len(self.rows) > cache_gib * 2**30:
+    def _encode_half(self, members: np.ndarray) -> list[Tensor]:
+        images = normalise(self.pack.images[self.rows[members]]).to(self.device)
+        return [level.half() for level in self.model.encode(images)]
+
+    def _move_to_gpu(self) -> list[Tensor] | None:
+        """All cached features on the GPU, if there is one and they fit."""
+        if self._cache is None or self.device.type != "cuda":
             return None
-        cache = [torch.empty((len(self.rows), *level.shape[1:])) for level in first]
-        for start in range(0, len(self.rows), self.batch_size):
-            members = np.arange(start, min(start + self.batch_size, len(self.rows)))
-            for level, encoded in zip(cache, self._encode(members), strict=True):
-                level[start : start + len(members)] = encoded.cpu()
-        return cache
+        if sum(level.nbytes for level in self._cache) > GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            return None
+        on_gpu = [torch.empty(level.shape, dtype=torch.half, device=self.device) for level in self._cache]
+        for target, level in zip(on_gpu, self._cache, strict=True):
+            for start in range(0, len(level), 1024):
+                target[start : start + 1024] = torch.from_numpy(level[start : start + 1024].copy())
+        return on_gpu
