@@ -23,8 +23,10 @@ DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every"}, "evaluation": {"batch_size"}}
 
-MethodName = Literal["omni-ad", "rd4ad"]
-Encoder = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
+MethodName = Literal["omni-ad", "rd4ad", "uniad"]
+ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
+EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
+Encoder = Literal[ResNet, EfficientNet]
 Learnable = Literal["q", "kv", "none", "skip"]
 Branches = Literal["both", "global", "local"]
 S = TypeVar("S", bound=BaseModel)
@@ -97,9 +99,14 @@ class ModelSettings(Section):
     variant: Literal["equations", "released"] = Field(
         default="equations", description="the paper's equations, or what the authors' code computes"
     )
-    encoder: Encoder = Field(default="resnet34", description="frozen feature extractor (Table VII)")
+    encoder: Encoder = Field(
+        default="resnet34", description="frozen feature extractor (Table VII); some methods need an EfficientNet"
+    )
     encoder_width: int = Field(
-        default=64, ge=8, multiple_of=8, description="channels of the encoder's stem; 64 is full size"
+        default=64,
+        ge=8,
+        multiple_of=8,
+        description="channels of the encoder's stem, if a ResNet; 64 is full size of any",
     )
     encoder_weights: str = Field(
         default="imagenet",

@@ -11,6 +11,9 @@ SMALL = {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 1, 1], "tok
 CASES = {
     "omni-ad": Case(SMALL, {"learning_rate": 0.003}, steps=150),
     "rd4ad": Case({"method": "rd4ad", "encoder": "wide_resnet50_2", "encoder_width": 8}, {"learning_rate": 0.005}),
+    "uniad": Case(
+        {"method": "uniad", "encoder": "tf_efficientnet_b4", "encoder_width": 16}, {"learning_rate": 0.0005}, steps=30
+    ),
 }
 
 

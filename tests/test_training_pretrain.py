@@ -6,6 +6,7 @@ import torch
 
 from omniad.config import PretrainSettings
 from omniad.data.miniature import collages
+from omniad.models.efficientnet import make_encoder
 from omniad.models.encoder import Encoder, load_weights
 from omniad.training.pretrain import pretrain
 
@@ -49,8 +50,8 @@ def test_the_encoder_loads_it_with_learnt_statistics(pretrained):
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-@pytest.mark.parametrize("name", ["resnet34", "resnet50", "wide_resnet50_2"])
+@pytest.mark.parametrize("name", ["resnet34", "resnet50", "wide_resnet50_2", "tf_efficientnet_b4"])
 def test_every_encoder_can_be_pretrained(name, tmp_path):
     file = tmp_path / "weights.safetensors"
     pretrain(name, 8, PretrainSettings(steps=1, batch_size=2, crop_size=32), 0, file)
-    load_weights(Encoder(name, 8), file)
+    load_weights(make_encoder(name, 8), file)

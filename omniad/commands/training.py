@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from omniad.commands.parser import Commands
-from omniad.config import load_settings, project_settings, run_settings
+from omniad.config import Encoder, load_settings, project_settings, run_settings
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -32,7 +33,7 @@ def add_commands(commands: Commands) -> None:
         reads="nothing but the configuration: the images are made on the spot",
         writes="the encoder's weights, under torchvision's names",
     )
-    sub.add_argument("--encoder", required=True, choices=["resnet18", "resnet34", "resnet50", "wide_resnet50_2"])
+    sub.add_argument("--encoder", required=True, choices=get_args(Encoder))
     sub.add_argument("--width", type=int, default=64, help="channels of the stem (64: full size)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", required=True, type=Path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class Method(nn.Module, ABC):
         ]
         return [torch.optim.AdamW(groups, lr=training.learning_rate)]
 
-    def never_run(self) -> list[nn.Module]:
+    def never_run(self) -> Sequence[nn.Module]:
         """Parts that the published parameter counts of this method include, though its code never runs them.
 
         They are not part of the model; `omniad complexity` builds them to count as print does.

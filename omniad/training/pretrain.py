@@ -1,6 +1,6 @@
 """Pretraining of an encoder for the miniatures, where no published weights are at hand. Not part of the paper's method.
 
-The task: in a collage of materials, tell at every position of layers 1, 2 and 3 which material is there. It teaches
+The task: in a collage of materials, tell at every position of every feature map which material is there. It teaches
 local features in a few hundred small steps, because every position is a training example.
 """
 
@@ -20,7 +20,8 @@ from omniad.config import PretrainSettings
 from omniad.data.miniature.collages import collages, materials
 from omniad.data.packs import normalise
 from omniad.files import atomic_write
-from omniad.models.encoder import Encoder
+from omniad.models.efficientnet import make_encoder
+from omniad.models.encoder import FrozenEncoder
 
 LEARNING_RATE = 5e-3
 WEIGHT_DECAY = 1e-2
@@ -38,7 +39,7 @@ def pretrain(encoder_name: str, width: int, settings: PretrainSettings, seed: in
         out_file: .safetensors, as `omniad.models.load_weights` reads it.
 
     Returns:
-        The loss of every step: cross-entropy, summed over the three layers.
+        The loss of every step: cross-entropy, summed over the feature maps.
 
     Raises:
         UserError: the file can't be written.
@@ -46,7 +47,7 @@ def pretrain(encoder_name: str, width: int, settings: PretrainSettings, seed: in
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     sources = list(materials(seed).values())
-    encoder = Encoder(encoder_name, width)
+    encoder = make_encoder(encoder_name, width)
     losses = _fit(encoder, sources, settings, rng, f"pretrain {encoder_name}, width {width}")
     with atomic_write(out_file, "wb") as file:
         file.write(safetensors.torch.save(encoder.state_dict()))
@@ -54,7 +55,11 @@ def pretrain(encoder_name: str, width: int, settings: PretrainSettings, seed: in
 
 
 def _fit(
-    encoder: Encoder, sources: list[list[np.ndarray]], settings: PretrainSettings, rng: np.random.Generator, title: str
+    encoder: FrozenEncoder,
+    sources: list[list[np.ndarray]],
+    settings: PretrainSettings,
+    rng: np.random.Generator,
+    title: str,
 ) -> list[float]:
     heads = nn.ModuleList(nn.Conv2d(channels, len(sources), 1) for channels in encoder.channels)
     encoder.requires_grad_(True)
@@ -65,7 +70,7 @@ def _fit(
     losses = []
     for step in tqdm(range(settings.steps), desc=title, unit="step", disable=not sys.stderr.isatty()):
         images, labels = collages(sources, settings.batch_size, settings.crop_size, rng)
-        loss = _loss(_feature_maps(encoder, normalise(images)), heads, torch.from_numpy(labels))
+        loss = _loss(encoder.maps(normalise(images)), heads, torch.from_numpy(labels))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -76,18 +81,8 @@ def _fit(
     return losses
 
 
-def _feature_maps(encoder: Encoder, images: Tensor) -> list[Tensor]:
-    """As the encoder's own forward, with gradients: (B, 3, H, W) -> maps at 1/4, 1/8, 1/16."""
-    x = encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(images))))
-    maps = []
-    for layer in (encoder.layer1, encoder.layer2, encoder.layer3):
-        x = layer(x)
-        maps.append(x)
-    return maps
-
-
 def _loss(maps: list[Tensor], heads: nn.ModuleList, labels: Tensor) -> Tensor:
-    """Cross-entropy at every position, summed over the layers; `labels` (B, S, S) are read at positions' centres."""
+    """Cross-entropy at every position, summed over the maps; `labels` (B, S, S) are read at positions' centres."""
     total = maps[0].new_zeros(())
     for feature_map, head in zip(maps, heads, strict=True):
         stride = labels.shape[1] // feature_map.shape[2]
