@@ -43,6 +43,10 @@ def test_time_grows_with_epochs_images_and_attempt():
     assert evaluation_minutes(released) > evaluation_minutes(run_settings(SETTINGS, "visa", "default"))
 
 
-def test_memory_holds_the_cached_features():
-    large = DEFAULT.model_copy(update={"training": DEFAULT.training.model_copy(update={"cache_gib": 20.0})})
-    assert training_memory_mb(large) - training_memory_mb(DEFAULT) == 16 * 1024
+def test_memory_grows_with_the_cache_up_to_what_is_worth_holding():
+    def memory(cache_gib: float) -> int:
+        return training_memory_mb(
+            DEFAULT.model_copy(update={"training": DEFAULT.training.model_copy(update={"cache_gib": cache_gib})})
+        )
+
+    assert memory(0.0) < memory(4.0) < memory(8.0) == memory(40.0) == 16 * 1024
