@@ -6,11 +6,11 @@ import argparse
 import logging
 import sys
 
-from omniad.commands import data, doctor, evaluation, models, reporting, runs, settings, training
+from omniad.commands import data, doctor, evaluation, images, models, reporting, runs, settings, training
 from omniad.commands.parser import Commands
 from omniad.errors import UserError
 
-GROUPS = (settings, doctor, data, training, runs, evaluation, models, reporting)
+GROUPS = (settings, doctor, data, training, runs, evaluation, images, models, reporting)
 
 
 def main(arguments: list[str] | None = None) -> int:

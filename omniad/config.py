@@ -73,7 +73,9 @@ class DownloadSettings(Section):
 class SourceSettings(DownloadSettings):
     """Where one data set comes from and how it is read."""
 
-    layout: Literal["mvtec", "visa", "realiad"] = Field(description="how its files are laid out")
+    layout: Literal["mvtec", "visa", "realiad", "own"] = Field(
+        description="how its files are laid out; own: a person's own images, see omniad/data/layouts/own.py"
+    )
     counts: str = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
     resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which of its versions")
     views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(default=[], description="Real-IAD: which; empty: all")

@@ -16,38 +16,41 @@ DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits: 
 BATCH = 256
 
 
-def header_problems(folder: Path, pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def header_problems(folder: Path, pairs: Iterable[tuple[str, str]], deep: bool = False) -> Iterator[tuple[str, str]]:
     """Kind and path of everything that is wrong with a data set's files.
 
     Args:
         folder: the data set's.
         pairs: (image, mask), relative to it; mask "" where there is none.
+        deep: images of more than 8 bits are no problem.
     """
     pairs = list(pairs)
     batches = [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
     with ThreadPoolExecutor(max_workers=4 * (os.cpu_count() or 1)) as pool:  # a disk is waited for, not computed with
-        for found in pool.map(lambda batch: [problem for pair in batch for problem in _check(folder, *pair)], batches):
+        for found in pool.map(
+            lambda batch: [problem for image, mask in batch for problem in _check(folder, image, mask, deep)], batches
+        ):
             yield from found
 
 
-def _check(folder: Path, image: str, mask: str) -> Iterator[tuple[str, str]]:
-    problem, size = _look(f"{folder}/{image}")
+def _check(folder: Path, image: str, mask: str, deep: bool) -> Iterator[tuple[str, str]]:
+    problem, size = _look(f"{folder}/{image}", deep)
     if problem:
         yield problem, image
     if not mask:
         return
-    mask_problem, mask_size = _look(f"{folder}/{mask}", is_mask=True)
+    mask_problem, mask_size = _look(f"{folder}/{mask}", deep=True)
     if mask_problem:
         yield mask_problem, mask
     elif size and size != mask_size:
         yield "mask of another size than its image", f"{mask} ({_by(mask_size)}, not {_by(size)})"
 
 
-def _look(file: str, is_mask: bool = False) -> tuple[str, tuple[int, int] | None]:
+def _look(file: str, deep: bool) -> tuple[str, tuple[int, int] | None]:
     """What is wrong with a file ("" for nothing), and its width and height."""
     try:
         with Image.open(file) as image:
-            if image.mode in DEEP_MODES and not is_mask:
+            if image.mode in DEEP_MODES and not deep:
                 return "more than 8 bits a channel, convert to 8", image.size
             return "", image.size
     except (FileNotFoundError, NotADirectoryError):

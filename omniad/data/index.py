@@ -66,7 +66,8 @@ def _problems(source: SourceSettings, index: pd.DataFrame) -> Iterator[tuple[str
     """Kind and path, or kind and count, of everything that is wrong."""
     for path in sorted(set(index["image"][index["image"].duplicated()])):
         yield "named more than once", path
-    yield from header_problems(Path(source.folder), zip(index["image"], index["mask"], strict=True))
+    pairs = zip(index["image"], index["mask"], strict=True)
+    yield from header_problems(Path(source.folder), pairs, deep=source.layout == "own")
     expected = None if source.miniature else expected_counts(source.counts, source.views)
     if expected is None:
         log.info("%s: there is no table of counts to compare with", source.title)

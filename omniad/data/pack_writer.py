@@ -22,7 +22,7 @@ from omniad.config import SourceSettings
 from omniad.data.growing_pack import BATCH, GrowingPack
 from omniad.data.index import read_index
 from omniad.data.lock import locked
-from omniad.data.packs import NOTE, read_image, read_mask
+from omniad.data.packs import NOTE, read_image, read_mask, read_own_image
 from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write, sha256_file
 
@@ -46,7 +46,7 @@ def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int
         try:
             growing = GrowingPack(out_dir, len(index), size, index_sha256)
             try:
-                _fill(growing, index, Path(source.folder))
+                _fill(growing, index, source)
                 content_sha256 = growing.finish()
             finally:
                 growing.close()
@@ -59,7 +59,7 @@ def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int
     log.info("%s: %d images at %d pixels are in %s/", source.title, len(index), size, out_dir)
 
 
-def _fill(growing: GrowingPack, index: pd.DataFrame, folder: Path) -> None:
+def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> None:
     """Decode what is missing. After the first image that can't be read, the others are only looked through."""
     paths = list(zip(index["image"], index["mask"], strict=True))
     starts = range(growing.rows, len(paths), BATCH)
@@ -67,13 +67,13 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, folder: Path) -> None:
     problems: list[str] = []
 
     def make(start: int) -> tuple[str, list[str]]:
-        return _make_batch(growing, start, paths[start : start + BATCH], folder)
+        return _make_batch(growing, start, paths[start : start + BATCH], source)
 
     with (
         ThreadPoolExecutor(max_workers=cores) as pool,  # PIL, the hash and the write release the interpreter's lock
         tqdm(total=len(paths), initial=growing.rows, desc="pack", disable=not sys.stderr.isatty()) as bar,
     ):
-        for digest, found in _in_order(pool, make, starts, AHEAD * cores):
+        for digest, found in in_order(pool, make, starts, AHEAD * cores):
             problems += found
             if not problems:
                 growing.vouch(digest)
@@ -82,14 +82,17 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, folder: Path) -> None:
         raise UserError(f"{len(problems)} images can't be read: " + "; ".join(problems) + "; fetch them anew")
 
 
-def _make_batch(growing: GrowingPack, start: int, pairs: list[tuple[str, str]], folder: Path) -> tuple[str, list[str]]:
+def _make_batch(
+    growing: GrowingPack, start: int, pairs: list[tuple[str, str]], source: SourceSettings
+) -> tuple[str, list[str]]:
     """Decode and write the rows from `start` on; returns their sha256 and what can't be read."""
-    hashed, problems = hashlib.sha256(), []
+    hashed, problems, folder = hashlib.sha256(), [], source.folder
+    read = read_own_image if source.layout == "own" else read_image
     no_mask = np.zeros((growing.size, growing.size), np.uint8)
     for row, (image, mask) in enumerate(pairs, start):
         path = f"{folder}/{image}"
         try:
-            pixels, defect = read_image(path, growing.size), no_mask
+            pixels, defect = read(path, growing.size), no_mask
             if mask:
                 path = f"{folder}/{mask}"
                 defect = read_mask(path, growing.size)
@@ -100,7 +103,7 @@ def _make_batch(growing: GrowingPack, start: int, pairs: list[tuple[str, str]], 
     return hashed.hexdigest(), problems
 
 
-def _in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
+def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
     """Like pool.map, but with at most `ahead` tasks under way or waiting to be taken, so that memory stays flat."""
     waiting: deque[Future[R]] = deque()
     for task in tasks:

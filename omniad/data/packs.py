@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from omniad.data.any_image import read_any_image
 from omniad.data.index import read_index
 from omniad.errors import UserError
 from omniad.files import sha256_file
@@ -68,7 +69,17 @@ def normalise(images: np.ndarray) -> torch.Tensor:
 def read_image(file: str | Path, size: int) -> np.ndarray:
     """An image file as (S, S, 3) uint8 RGB, resized with PIL's antialiased bilinear filter."""
     with Image.open(file) as image:
-        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+        return resize(image.convert("RGB"), size)
+
+
+def read_own_image(file: str | Path, size: int) -> np.ndarray:
+    """The same for images of layout `own`, of any mode and turned upright (see any_image.py)."""
+    return resize(read_any_image(file), size)
+
+
+def resize(image: Image.Image, size: int) -> np.ndarray:
+    """An RGB image as (S, S, 3) uint8, with PIL's antialiased bilinear filter."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def read_mask(file: str | Path, size: int) -> np.ndarray:

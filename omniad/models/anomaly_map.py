@@ -25,7 +25,7 @@ def cosine_maps(features: Sequence[Tensor], reconstructions: Sequence[Tensor], s
         reconstructions: of the decoder, the same shapes.
         size: side of the maps, pixels.
     """
-    total = torch.zeros(len(features[0]), size, size, device=features[0].device)  # (B, S, S)
+    total = torch.zeros(features[0].shape[0], size, size, device=features[0].device)  # (B, S, S)
     for feature, reconstruction in zip(features, reconstructions, strict=True):
         distance = 1 - F.cosine_similarity(feature.float(), reconstruction.float(), dim=1)  # (B, H_k, W_k)
         resized = F.interpolate(distance[:, None], size=(size, size), mode="bilinear", align_corners=True)
@@ -45,11 +45,12 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     """
     if not sigma:
         return maps
-    rows, columns = (_smoothing_matrix(side, sigma).to(maps.device) for side in maps.shape[1:])
+    rows, columns = (torch.from_numpy(_smoothing_matrix(side, sigma)).to(maps.device) for side in maps.shape[1:])
     return (rows @ maps.double() @ columns.T).to(maps.dtype)
 
 
 @lru_cache(maxsize=8)
-def _smoothing_matrix(side: int, sigma: float) -> Tensor:
+def _smoothing_matrix(side: int, sigma: float) -> np.ndarray:
     """(side, side) float64: its column j is what the filter makes of a unit impulse at j."""
-    return torch.from_numpy(gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect", truncate=4.0))
+    # Kept as an array: a tensor made in inference mode, or in an export, could not be used outside it.
+    return gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect", truncate=4.0)

@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, D) -> (B, N, D); `size` is (h, w), to which the outputs of learnable queries are resized."""
-        tokens = None if self.tokens is None else self.tokens.expand(len(x), -1, -1)  # (B, T, D)
+        tokens = None if self.tokens is None else self.tokens.expand(x.shape[0], -1, -1)  # (B, T, D)
         query = self.query(tokens if self.learnable == "q" else x)
         key, value = self.key_value(tokens if self.learnable == "kv" else x).chunk(2, dim=-1)
         attend = fused_attention if self.fused else eager_attention

@@ -4,14 +4,15 @@ Other data sets and a user's own parts come in this layout too, with small freed
 formats, masks named as their image, classes without a test set, and classes without masks (no `ground_truth`).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from omniad.config import SourceSettings
+from omniad.data.any_image import is_image
 from omniad.data.layouts.record import ANOMALOUS, NORMAL, Record
 from omniad.errors import UserError
 
 GOOD = ("good", "ok")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_STEMS = ("{}_mask", "{}")
 
 
@@ -24,9 +25,7 @@ def read(source: SourceSettings) -> list[Record]:
     folder = Path(source.folder)
     records = []
     for class_folder in sorted(path for path in folder.iterdir() if (path / "train").is_dir()):
-        for split in ("train", "test"):
-            for kind_folder in sorted(path for path in (class_folder / split).glob("*") if path.is_dir()):
-                records += _read_kind(folder, class_folder, split, kind_folder)
+        records += read_class(folder, class_folder)
     if not any(record.split == "train" for record in records):
         raise UserError(
             f"{folder}: no <class>/train/good/*.png in it; is this the folder that holds the classes' folders?"
@@ -34,9 +33,16 @@ def read(source: SourceSettings) -> list[Record]:
     return records
 
 
+def read_class(folder: Path, class_folder: Path) -> Iterator[Record]:
+    """The images of one class; paths are relative to `folder`."""
+    for split in ("train", "test"):
+        for kind_folder in sorted(path for path in (class_folder / split).glob("*") if path.is_dir()):
+            yield from _read_kind(folder, class_folder, split, kind_folder)
+
+
 def _read_kind(folder: Path, class_folder: Path, split: str, kind_folder: Path) -> list[Record]:
     """The images of one folder: all good, or all of one kind of defect."""
-    name, kind = class_folder.name, kind_folder.name
+    name, kind = class_folder.name or class_folder.resolve().name, kind_folder.name
     images = {path.stem: path.relative_to(folder).as_posix() for path in _images(kind_folder)}
     if kind in GOOD:
         return [Record(name, split, NORMAL, "good", image, "") for image in images.values()]
@@ -56,9 +62,7 @@ def _read_kind(folder: Path, class_folder: Path, split: str, kind_folder: Path) 
 
 def _images(folder: Path) -> list[Path]:
     """A folder's images, sorted; two of one stem would share a mask, so that is refused. Hidden files don't count."""
-    images = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    images = sorted(path for path in folder.iterdir() if is_image(path))
     stems = [path.stem for path in images]
     if len(set(stems)) < len(stems):
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})

@@ -12,7 +12,7 @@ class Record(NamedTuple):
     """
 
     class_: str
-    split: str  # "train" or "test"
+    split: str  # "train" or "test"; of own images also "validation"
     label: int
     defect: str
     image: str
