@@ -187,7 +187,7 @@ def test_an_unreadable_image_is_raised_where_nobody_takes_it(run, tmp_path):
 def test_scores_that_are_not_finite_are_no_verdict(run, tmp_path):
     detector = Detector(run, CPU, threshold=1.0)
     with torch.no_grad():
-        next(detector.model.neck.parameters()).fill_(torch.nan)
+        next(detector.model.parameters()).fill_(torch.nan)
     with pytest.raises(UserError, match="scores that are not finite"):
         list(detector.predict(write_images(tmp_path, 1)))
 
