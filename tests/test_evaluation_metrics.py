@@ -99,8 +99,9 @@ def test_values_lie_between_0_and_1_and_rank_only(case):
     assert class_metrics(ranked, masks) == pytest.approx(got, abs=CLOSE)
 
 
-def test_many_images_are_shared_out_among_threads_without_a_difference(monkeypatch):
-    """Enough pixels for several threads and full buffers; one thread and three must agree bit for bit."""
+@pytest.mark.parametrize("most_in_32_bits", [2**30, 0])
+def test_many_images_are_shared_out_among_threads_without_a_difference(monkeypatch, most_in_32_bits):
+    """Enough pixels for several threads, pieces and full buffers; one thread and three must agree bit for bit."""
     from omniad.evaluation import counts
 
     rng = np.random.default_rng(0)
@@ -109,7 +110,9 @@ def test_many_images_are_shared_out_among_threads_without_a_difference(monkeypat
     maps = (rng.standard_normal(masks.shape) + masks).astype(np.float32)
     alone = evaluate_class(maps, masks)
     monkeypatch.setattr(counts, "PIXELS_PER_THREAD", 2000)
+    monkeypatch.setattr(counts, "PIXELS_AT_ONCE", 2500)
     monkeypatch.setattr(counts, "BUFFER_SIZES", (4100, 4100))
+    monkeypatch.setattr(counts, "MOST_IN_32_BITS", most_in_32_bits)
     monkeypatch.setattr(counts.config, "NUMBA_NUM_THREADS", 3)
     shared = evaluate_class(maps, masks)
     assert alone.metrics == shared.metrics
@@ -310,6 +313,6 @@ def test_where_numba_cannot_compile_there_is_one_line(monkeypatch):
     def fail(*arguments):
         raise LoweringError("no such target\nand much more")
 
-    monkeypatch.setattr(kernels, "find_regions", fail)
+    monkeypatch.setattr(kernels, "find_anomalous", fail)
     with pytest.raises(UserError, match="numba cannot compile the metrics here: no such target;"):
         class_metrics(*random_case(0))

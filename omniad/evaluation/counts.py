@@ -6,12 +6,12 @@ score. One pass puts each pixel in one of up to 2^22 bins of its score; only pix
 score are sorted, a part at a time. Nothing is approximated and no score is rounded. The thresholds of the published
 definition join the anomalous scores as rows, so both definitions read the same table.
 
-Extra memory: some 60 bytes for each anomalous pixel, and a thirty-second of the maps for the buffers.
+Extra memory: some 60 bytes for each anomalous pixel, and a sixteenth of the maps for the buffers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +26,8 @@ from omniad.evaluation import kernels
 MOST_BIN_BITS = 22
 PIXELS_PER_THREAD = 3_000_000  # fewer, and starting a thread costs more time and memory than it saves
 MOST_THREADS = 4
+PIXELS_AT_ONCE = 2**20
+MOST_IN_32_BITS = 2**30  # pixels; one bit is the sign, one marks bins
 BUFFER_SIZES = (2**16, 2**22)  # smallest and largest number of scores sorted at once
 
 
@@ -68,17 +70,6 @@ def count_scores(scores: np.ndarray, labels: np.ndarray) -> Counts:
     )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What the first pass finds in some of the images."""
-
-    keys: np.ndarray  # of the anomalous pixels
-    regions: np.ndarray  # the region of each
-    areas: np.ndarray  # pixels of each region
-    extremes: np.ndarray  # (images, 2) lowest and highest score of each
-    anomalous: np.ndarray  # (images,) bool
-
-
 class ClassPixels:
     """The maps and masks of one class, (N, H, W) each, read twice, an image at a time.
 
@@ -100,15 +91,20 @@ class ClassPixels:
         threads = max(1, min(threads, MOST_THREADS, maps.size // PIXELS_PER_THREAD))
         edges = np.linspace(0, len(maps), threads + 1).astype(int).tolist()
         self.shares = [range(start, stop) for start, stop in pairwise(edges)]
-        found: list[_Found] = self._in_threads(self._scan)
-        extremes = np.concatenate([part.extremes for part in found])
-        self.image_scores = extremes[:, 1]
-        self.image_anomalous = np.concatenate([part.anomalous for part in found])
-        self.lowest, self.highest = extremes[:, 0].min() + 0, extremes[:, 1].max() + 0  # + 0: never -0.0
-        first_regions = np.cumsum([0, *(part.areas.size for part in found)])
-        self.regions = int(first_regions[-1])
-        regions = np.concatenate([part.regions + first for part, first in zip(found, first_regions[:-1], strict=True)])
-        self._sort(np.concatenate([part.keys for part in found]), regions, np.concatenate([p.areas for p in found]))
+        # Made here, not in the threads: memory that a thread allocates is kept for its successors when it is freed.
+        ends = np.cumsum([0, *self._in_threads(self._anomalous_pixels)])
+        pixels = [slice(*edges) for edges in pairwise(ends)]
+        keys, regions, areas = np.empty(ends[-1], self.bits), *np.empty((2, ends[-1]), np.int32)
+        self._extremes = np.empty((len(maps), 2), self.dtype)  # lowest and highest score of each image
+        self.image_anomalous = np.empty(len(maps), bool)
+        numbers = self._in_threads(self._scan, *([array[some] for some in pixels] for array in (keys, regions, areas)))
+        self.image_scores = self._extremes[:, 1]
+        self.lowest, self.highest = self._extremes[:, 0].min() + 0, self.image_scores.max() + 0  # + 0: never -0.0
+        for some, first in zip(pixels, np.cumsum([0, *numbers[:-1]]), strict=True):
+            regions[some] += first
+        self._sort(keys, regions)
+        areas = np.concatenate([areas[some][:number] for some, number in zip(pixels, numbers, strict=True)])
+        self.weights = 1 / (max(areas.size, 1) * areas.astype(float))  # what a pixel of each region adds to the overlap
 
     def keys_of(self, scores: np.ndarray) -> np.ndarray:
         """Scores as order-preserving integers (see kernels.py)."""
@@ -127,71 +123,69 @@ class ClassPixels:
         between, equal = self._count_all(rows)
         hits, false_alarms, false_above = np.empty((3, rows.size), np.int64)
         overlap = np.empty(rows.size)
-        kernels.tally(rows, between, equal, self.keys, self.weights, hits, false_alarms, false_above, overlap)
+        kernels.tally(
+            rows, between, equal, self.keys, self.regions, self.weights, hits, false_alarms, false_above, overlap
+        )
         positives = self.keys.size
         return PixelCounts(hits, false_alarms, false_above, positives, self.maps.size - positives, overlap, rows)
 
-    def _scan(self, images: range) -> _Found:
-        height, width = self.maps.shape[1:]
-        begin, end, parent, areas = np.empty((4, height * (width + 1) // 2), np.int32)
-        keys, regions, all_areas = [np.empty(0, self.bits)], [np.empty(0, np.int32)], [np.empty(0, np.int32)]
-        extremes, anomalous = np.empty((len(images), 2), self.dtype), np.zeros(len(images), bool)
-        seen = 0
-        for row, image in enumerate(images):
-            scores, mask = self._plane(image), self._mask(image)
-            extremes[row] = scores.min(), scores.max()
-            if not np.isfinite(extremes[row]).all():
-                raise UserError(f"anomaly map of image {self._name(image)}: holds NaN or infinite scores")
-            if not mask.any():
-                continue
-            anomalous[row] = True
-            runs, number = kernels.find_regions(mask, begin, end, parent, areas)
-            pixels = int(areas[:number].sum())
-            keys.append(np.empty(pixels, self.bits))
-            regions.append(np.empty(pixels, np.int32))
-            bits = scores.ravel().view(self.bits)
-            kernels.gather(bits, begin, end, parent, runs, seen, self.magnitude, keys[-1], regions[-1])
-            all_areas.append(areas[:number].copy())
-            seen += number
-        return _Found(np.concatenate(keys), np.concatenate(regions), np.concatenate(all_areas), extremes, anomalous)
+    def _anomalous_pixels(self, images: range) -> int:
+        return sum(int(np.count_nonzero(self._masks(piece))) for piece in self._pieces(images))
 
-    def _sort(self, keys: np.ndarray, regions: np.ndarray, areas: np.ndarray) -> None:
-        """Anomalous pixels ascending: keys, and weights, 1 / (regions * pixels of the pixel's region)."""
+    def _scan(self, images: range, keys: np.ndarray, regions: np.ndarray, areas: np.ndarray) -> int:
+        """Key and region of these images' anomalous pixels, and the regions' sizes; returns the number of regions."""
+        pixels = number = 0
+        for piece in self._pieces(images):
+            scores, masks = self._scores(piece), self._masks(piece)
+            extremes = self._extremes[piece]
+            extremes[:, 0], extremes[:, 1] = scores.min(axis=(1, 2)), scores.max(axis=(1, 2))
+            if not np.isfinite(extremes).all():
+                image = piece.start + int(np.argmin(np.isfinite(extremes).all(axis=1)))
+                raise UserError(f"anomaly map of image {self._name(image)}: holds NaN or infinite scores")
+            bits, anomalous = scores.view(self.bits), self.image_anomalous[piece]
+            pixels, number = kernels.find_anomalous(
+                bits, masks, self.magnitude, keys, regions, areas, anomalous, pixels, number
+            )
+        return number
+
+    def _sort(self, keys: np.ndarray, regions: np.ndarray) -> None:
+        """Anomalous pixels ascending."""
         if self.bits == np.int32:  # key and region in one number: sorting that is faster than an argsort
-            packed = (keys.astype(np.int64) << 32) | regions
+            packed = keys.astype(np.int64)
+            packed <<= 32
+            packed |= regions
             packed.sort()
-            self.keys, regions = (packed >> 32).astype(np.int32), packed & 0xFFFFFFFF
+            regions[:] = packed  # drops the upper half
+            packed >>= 32
+            keys[:] = packed
+            self.keys, self.regions = keys, regions
         else:
             order = np.argsort(keys, kind="stable")
-            self.keys, regions = keys[order], regions[order]
-        self.weights = (1 / (max(self.regions, 1) * areas.astype(float)))[regions]
+            self.keys, self.regions = keys[order], regions[order]
 
     def _count_all(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels strictly between each row and the one below it, and at each row."""
         low, high = int(rows[0]), int(rows[-1])
-        bin_bits = min(rows.size.bit_length() + 2, MOST_BIN_BITS)  # some bins a row, as long as a cache holds them
+        bin_bits = min(rows.size.bit_length() + 1, MOST_BIN_BITS)  # some bins a row, as long as a cache holds them
         shift = max(0, (high - low).bit_length() - bin_bits)
         base = low >> shift
         bin_of_row = (rows >> shift) - base
-        marked = np.zeros(int(bin_of_row[-1]) + 1, np.uint8)
-        marked[bin_of_row] = 1
-        counter = np.uint32 if self.maps.size < 2**32 else np.int64
-        room = int(np.clip(self.maps.size // (32 * len(self.shares)), *BUFFER_SIZES))
-        # Made here, not in the threads: memory that a thread allocates is kept for its successors when it is freed.
-        bins, between, equal = (np.zeros((len(self.shares), n), counter) for n in (marked.size, rows.size, rows.size))
+        counter = np.dtype(np.int32 if self.maps.size < MOST_IN_32_BITS else np.int64)
+        room = int(np.clip(self.maps.size // (16 * len(self.shares)), *BUFFER_SIZES))
+        sizes = int(bin_of_row[-1]) + 1, rows.size, rows.size
+        bins, between, equal = (np.zeros((len(self.shares), size), counter) for size in sizes)
         buffers = np.empty((len(self.shares), room), self.bits)
 
         def count_share(
             images: range, bins: np.ndarray, between: np.ndarray, equal: np.ndarray, buffer: np.ndarray
         ) -> None:
+            bins[bin_of_row] = 1 << (8 * counter.itemsize - 2)  # marks bins that hold a row
             filled = 0
-            for image in images:
-                bits = self._plane(image).ravel().view(self.bits)
+            for piece in self._pieces(images):
+                bits = self._scores(piece).ravel().view(self.bits)
                 position = 0
                 while position < bits.size:
-                    position, filled = kernels.sweep(
-                        bits, position, self.magnitude, base, shift, marked, bins, buffer, filled
-                    )
+                    position, filled = kernels.sweep(bits, position, self.magnitude, base, shift, bins, buffer, filled)
                     if buffer.size - filled < kernels.BLOCK:
                         filled = _merge_sorted(buffer[:filled], rows, between, equal)
             _merge_sorted(buffer[:filled], rows, between, equal)
@@ -200,7 +194,9 @@ class ClassPixels:
         for share in range(1, len(self.shares)):
             for total in (bins, between, equal):
                 total[0] += total[share]
-        kernels.add_bins(bins[0], bin_of_row, between[0])
+        bins[0, bin_of_row] = 0  # their pixels were told apart
+        below = np.cumsum(bins[0], out=bins[0])
+        between[0, 1:] += np.diff(below[bin_of_row])
         return between[0], equal[0]
 
     def _in_threads(self, task: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -210,11 +206,18 @@ class ClassPixels:
         with ThreadPoolExecutor(len(self.shares)) as pool:
             return list(pool.map(task, self.shares, *arguments))
 
-    def _plane(self, image: int) -> np.ndarray:
-        return np.ascontiguousarray(self.maps[image], self.dtype)
+    def _pieces(self, images: range) -> Iterator[slice]:
+        """Some images at a time: fewer calls from threads that take turns with Python's lock."""
+        step = max(1, PIXELS_AT_ONCE // self.maps[0].size)
+        for first in images[::step]:
+            yield slice(first, min(first + step, images.stop))
 
-    def _mask(self, image: int) -> np.ndarray:
-        return np.ascontiguousarray(self.masks[image] > 0)
+    def _scores(self, images: slice) -> np.ndarray:
+        return np.ascontiguousarray(self.maps[images], self.dtype)
+
+    def _masks(self, images: slice) -> np.ndarray:
+        masks = self.masks[images]
+        return np.ascontiguousarray(masks if masks.dtype == bool else masks > 0)
 
     def _name(self, image: int) -> str:
         return str(image) if self.names is None else f"{image} ({self.names[image]})"

@@ -38,9 +38,8 @@ def auroc(counts: Counts) -> float:
 def average_precision(counts: Counts) -> float:
     """Sum over rows of the gain in recall times the precision: sum_j (TP_j - TP_{j-1}) / P * TP_j / (TP_j + FP_j)."""
     gained = np.diff(counts.hits, prepend=0)
-    with np.errstate(invalid="ignore"):  # a threshold above every score: 0 / 0, with nothing gained
-        precision = counts.hits / (counts.hits + counts.false_alarms)
-    return float(np.sum(gained * np.where(gained > 0, precision, 0))) / counts.positives
+    found = np.maximum(counts.hits + counts.false_alarms, 1)  # 0 at a threshold above every score, where none is gained
+    return float(np.sum(gained * (counts.hits / found))) / counts.positives
 
 
 def f1_max(counts: Counts) -> float:
@@ -58,14 +57,13 @@ def au_pro(counts: PixelCounts) -> float:
     limit = FPR_LIMIT * counts.negatives
     rows = int(np.searchsorted(counts.false_above, limit, "right"))  # those that begin before the limit
     start, stop, overlap = counts.false_above[:rows], counts.false_alarms[:rows], counts.overlap[:rows]
-    before = np.concatenate([[0.0], overlap[:-1]])
-    level_start = np.concatenate([[0], stop[:-1]])
-    level = np.sum(before * (start - level_start))
-    slanted = np.sum((before + overlap) * (stop - start)) / 2
+    level = np.sum(overlap[:-1] * (start[1:] - stop[:-1]))
+    width = stop - start
+    slanted = (np.sum(overlap * width) + np.sum(overlap[:-1] * width[1:])) / 2
     area = float(level + slanted)
     if rows and stop[-1] > limit:  # the last piece passes the limit: take off the trapezoid beyond it
-        slope = (overlap[-1] - before[-1]) / (stop[-1] - start[-1])
-        at_limit = before[-1] + slope * (limit - start[-1])
+        before = overlap[-2] if rows > 1 else 0.0
+        at_limit = before + (overlap[-1] - before) / width[-1] * (limit - start[-1])
         area -= float((at_limit + overlap[-1]) / 2 * (stop[-1] - limit))
     elif rows:  # level until the limit
         area += float(overlap[-1] * (limit - stop[-1]))

@@ -80,71 +80,83 @@ def find_regions(mask, begin, end, parent, areas):
 
 
 @compiled
-def gather(bits, begin, end, region_of, runs, first_region, magnitude, keys, regions):
-    """Key and region of every anomalous pixel of one image, in reading order. bits (H*W,) signed integers."""
-    n = 0
-    for run in range(runs):
-        for pixel in range(begin[run], end[run]):
-            b = bits[pixel]
-            keys[n] = b if b >= 0 else -(b & magnitude)
-            regions[n] = first_region + region_of[run]
-            n += 1
+def find_anomalous(bits, masks, magnitude, keys, regions, areas, anomalous, pixels, seen):
+    """Key and region of every anomalous pixel of some images, in reading order.
+
+    bits (N, H, W) signed integers, masks (N, H, W) bool. Writes keys and regions from position `pixels` on and regions'
+    sizes (`areas`) from `seen` on, and which images have anomalous pixels, anomalous (N,). Returns where to go on,
+    (pixels, seen).
+    """
+    images, height, width = masks.shape
+    begin, end, parent = np.empty((3, height * (width + 1) // 2), np.int32)
+    for image in range(images):
+        runs, found = find_regions(masks[image], begin, end, parent, areas[seen:])
+        plane = bits[image].ravel()
+        for run in range(runs):
+            for position in range(begin[run], end[run]):
+                b = plane[position]
+                keys[pixels] = b if b >= 0 else -(b & magnitude)
+                regions[pixels] = seen + parent[run]
+                pixels += 1
+        anomalous[image] = found > 0
+        seen += found
+    return pixels, seen
 
 
 @compiled
-def sweep(bits, start, magnitude, base, shift, marked, bins, buffer, filled):
-    """Count pixels by bin; the keys whose bin holds a breakpoint (`marked`) are collected in `buffer` instead.
+def sweep(bits, start, magnitude, base, shift, bins, buffer, filled):
+    """Count pixels by bin, and collect the keys in bins that hold a breakpoint in `buffer`.
 
-    A bin is 2^shift keys wide; every pixel has one, since the lowest and the highest score are breakpoints. Stops when
-    the buffer has no room for another block, or behind the last pixel; returns (position reached, keys in the buffer).
-    By blocks, because the bins' numbers are computed many at a time when nothing else is done in that loop.
+    A bin is 2^shift keys wide; every pixel has one, since the lowest and the highest score are breakpoints. The last
+    but one bit of a bin's count marks that it holds a breakpoint. Stops when the buffer has no room for another block,
+    or behind the last pixel; returns (position reached, keys in the buffer).
+
+    For speed: by blocks, because the bins' numbers are computed many at a time when nothing else is done in that loop;
+    every key is written and the next takes its place unless it is kept, because that needs no branch; unsigned
+    positions, because numba looks at signed ones whether they count from the end.
     """
-    bin_of = np.empty(BLOCK, np.int32)
+    keys = np.empty(BLOCK, bits.dtype)
+    bin_of = np.empty(BLOCK, np.uint32)
+    one = bins.dtype.type(1)
+    mark = 8 * bins.itemsize - 2
     for first in range(start, bits.size, BLOCK):
         if buffer.size - filled < BLOCK:
             return first, filled
         block = bits[first : first + BLOCK]
         for p in range(block.size):
-            key = block[p] if block[p] >= 0 else -(block[p] & magnitude)
-            bin_of[p] = (key >> shift) - base
-        for p in range(block.size):
-            if marked[bin_of[p]]:
-                buffer[filled] = block[p] if block[p] >= 0 else -(block[p] & magnitude)
-                filled += 1
-            else:
-                bins[bin_of[p]] += 1
+            keys[p] = block[p] if block[p] >= 0 else -(block[p] & magnitude)
+            bin_of[p] = (keys[p] >> shift) - base
+        free = buffer[filled:]
+        kept = np.uint64(0)
+        for p in range(np.uint64(block.size)):
+            count = bins[bin_of[p]]
+            bins[bin_of[p]] = count + one
+            free[kept] = keys[p]
+            kept += np.uint64(count >> mark)
+        filled += np.int64(kept)
     return bits.size, filled
 
 
 @compiled
 def merge(ordered, breakpoints, between, equal):
     """Add sorted keys to the counts: strictly between breakpoints j - 1 and j (`between`), or at j (`equal`)."""
-    j = 0
-    for i in range(ordered.size):
+    one = between.dtype.type(1)
+    j = np.uint64(0)
+    for i in range(np.uint64(ordered.size)):
         while breakpoints[j] < ordered[i]:
-            j += 1
+            j += np.uint64(1)
         if breakpoints[j] == ordered[i]:
-            equal[j] += 1
+            equal[j] += one
         else:
-            between[j] += 1
+            between[j] += one
 
 
 @compiled
-def add_bins(bins, bin_of_row, between):
-    """Add the pixels of each bin that holds no breakpoint to those between its neighbouring breakpoints."""
-    j = 0
-    for i in range(bins.size):
-        while bin_of_row[j] < i:
-            j += 1
-        between[j] += bins[i]
-
-
-@compiled
-def tally(breakpoints, between, equal, keys, weights, hits, false_alarms, false_above, overlap):
+def tally(breakpoints, between, equal, keys, regions, weights, hits, false_alarms, false_above, overlap):
     """From counts per interval to counts from the top down: row 0 is the highest breakpoint.
 
     between[j]: pixels strictly between breakpoints j - 1 and j; equal[j]: pixels at j (anomalous ones in both).
-    keys, weights: the anomalous pixels, ascending, and what each adds to the overlap.
+    keys, regions: of the anomalous pixels, ascending; weights: what one pixel of each region adds to the overlap.
     """
     pixels = 0
     anomalous = 0
@@ -155,7 +167,7 @@ def tally(breakpoints, between, equal, keys, weights, hits, false_alarms, false_
         false_above[row] = pixels - anomalous
         pixels += equal[j]
         while p >= 0 and keys[p] == breakpoints[j]:
-            covered += weights[p]
+            covered += weights[regions[p]]
             anomalous += 1
             p -= 1
         hits[row] = anomalous
