@@ -44,6 +44,7 @@ def write_run(
     training = {"started": f"2026-03-0{seed + 1}T10:00:00+00:00", "wall_s": 90.0}
     provenance = {"commit": "abc123", "hardware": HARDWARE, "training": training}
     (folder / "provenance.json").write_text(json.dumps(provenance))
+    (folder / "scores.csv").write_text("image,class,label,score\nscrew/0.png,screw,0,0.25\nscrew/1.png,screw,1,0.75\n")
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "metric", "definition", "value", "reason"])
@@ -67,7 +68,9 @@ def write_examples(run_folder: Path, class_: str, defective: bool = True) -> Pat
     file = run_folder / "examples" / f"{class_}.npz"
     file.parent.mkdir(exist_ok=True)
     kinds = np.array(["miss", "figure", "false_alarm"])
-    np.savez(file, images=images, masks=masks, maps=maps, kind=kinds)
+    names = np.array([f"{class_}/test/{kind}.png" for kind in kinds])
+    facts = {"kind": kinds, "image": names, "label": np.array([1, 1, 0]), "score": np.array([0.25, 0.5, 0.75])}
+    np.savez(file, allow_pickle=False, images=images, masks=masks, maps=maps, **facts)
     return file
 
 

@@ -15,9 +15,9 @@ from omniad.reporting.measurements import collect
 from omniad.reporting.qualitative import (
     COLORS,
     draw_qualitative,
+    pick_example,
+    pick_examples,
     qualitative_figure,
-    read_figure_example,
-    read_figure_examples,
 )
 from omniad.reporting.runs import finished_runs
 from omniad.reporting.tables import build_tables, find
@@ -32,26 +32,27 @@ def run_folder(tmp_path):
 
 def test_the_example_meant_for_the_figure_is_the_one_shown(run_folder):
     file = write_examples(run_folder, "bottle")
-    example = read_figure_example(file)
-    assert example is not None
+    shown = pick_example(file)
+    assert shown is not None
+    example = shown.example
     with np.load(file) as stored:  # its order: a miss, the figure's, a false alarm
         np.testing.assert_array_equal(example.image, stored["images"][1])
         np.testing.assert_array_equal(example.map, stored["maps"][1].astype(np.float32))
-        assert (example.low, example.high) == (stored["maps"].min(), stored["maps"].max())
+        assert (shown.low, shown.high) == (stored["maps"].min(), stored["maps"].max())
     assert example.mask.sum() == 8 * 16
 
 
 def test_classes_are_spread_over_the_alphabet_and_need_a_defect(run_folder):
     for name in ("e", "d", "c", "b", "a", "f"):
         write_examples(run_folder, name, defective=name != "a")
-    assert [example.title for example in read_figure_examples(run_folder / "examples", 3)] == ["b", "d", "f"]
-    assert len(read_figure_examples(run_folder / "examples", 9)) == 5
+    assert [example.title for example in pick_examples(run_folder / "examples", 3)] == ["b", "d", "f"]
+    assert len(pick_examples(run_folder / "examples", 9)) == 5
 
 
 def test_a_column_a_class_with_four_rows_and_an_outline(run_folder):
     for name in ("bottle", "metal_nut"):
         write_examples(run_folder, name)
-    figure = qualitative_figure({"MVTec-AD": read_figure_examples(run_folder / "examples", 4)})
+    figure = qualitative_figure({"MVTec-AD": pick_examples(run_folder / "examples", 4)})
     assert len(figure.axes) == 4 * 2
     assert [axes.get_title() for axes in figure.axes[::4]] == ["bottle", "metal nut"]
     assert [axes.get_ylabel() for axes in figure.axes[:4]] == ["Image", "Ground truth", "Anomaly map", "Overlay"]
@@ -106,7 +107,7 @@ COUNTS = {("table4", "64", "released"): {"parameters": 29.9, "FLOPs": 11.2}}
 RESOLUTIONS = {"learnable": {256: 10**10, 1024: 16 * 10**10}, "plain": {256: 4 * 10**10, 1024: 9 * 10**12}}
 
 
-def shown(draw) -> list:
+def panels_of(draw) -> list:
     """The panels of the figure that a call of `draw` saves."""
     figures = []
     with pytest.MonkeyPatch.context() as patch:
@@ -117,7 +118,7 @@ def shown(draw) -> list:
 
 def test_training_curves_are_means_with_a_band(seeds, tmp_path):
     _, runs, tables = seeds
-    panels = shown(lambda: draw_training(tables, runs, tmp_path))
+    panels = panels_of(lambda: draw_training(tables, runs, tmp_path))
     assert [panel.get_title(loc="left") for panel in panels] == [table.label for table in tables]  # default is in each
     (line,) = panels[3].lines
     assert (line.get_label(), line.get_ydata().tolist()) == ("64", [4.5, 2.5, 1.0])
@@ -126,14 +127,14 @@ def test_training_curves_are_means_with_a_band(seeds, tmp_path):
 
 
 def test_histograms_count_normal_and_anomalous_images(seeds, tmp_path):
-    nut, cap = shown(lambda: draw_histograms(seeds[1][0], tmp_path))
+    nut, cap = panels_of(lambda: draw_histograms(seeds[1][0], tmp_path))
     assert [nut.get_title(loc="left"), cap.get_title(loc="left")] == ["nut", "cap"]
     assert sum(patch.get_height() for patch in nut.patches[:-1]) == 2  # normal; the last is the anomalous outline
     assert nut.patches[-1].get_path().vertices[:, 1].max() == 1
 
 
 def test_curves_show_every_class_the_worst_and_the_mean(seeds, tmp_path):
-    roc, pro = shown(lambda: draw_curves(seeds[1][0], tmp_path))
+    roc, pro = panels_of(lambda: draw_curves(seeds[1][0], tmp_path))
     assert [panel.get_title(loc="left") for panel in (roc, pro)] == ["Image ROC", "PRO"]
     other, worst, mean = pro.lines
     assert other.get_ydata().tolist() == pytest.approx([0, 0.9, 1])
@@ -142,14 +143,14 @@ def test_curves_show_every_class_the_worst_and_the_mean(seeds, tmp_path):
 
 
 def test_costs_show_print_and_ours(seeds, tmp_path):
-    parameters = shown(lambda: draw_accuracy(seeds[2], tmp_path))[0]
+    parameters = panels_of(lambda: draw_accuracy(seeds[2], tmp_path))[0]
     printed, ours = parameters.lines[0], parameters.lines[1]
     assert printed.get_xydata().tolist() == [[29.4, 86.2], [29.6, 86.2], [29.9, 86.4], [30.3, 86.2]]  # Table IV
     assert ours.get_xydata().tolist() == [[29.9, pytest.approx(80.5)]]
 
 
 def test_resolution_is_drawn_on_logarithmic_axes(tmp_path):
-    (panel,) = shown(lambda: draw_resolution(RESOLUTIONS, tmp_path))
+    (panel,) = panels_of(lambda: draw_resolution(RESOLUTIONS, tmp_path))
     assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
     assert [line.get_ydata().tolist() for line in panel.lines] == [[10, 160], [40, 9000]]
 
@@ -183,7 +184,7 @@ def test_a_file_of_something_else_is_named(run_folder):
     file = run_folder / "bottle.npz"
     np.savez(file, images=np.zeros((1, 2, 2, 3)))
     with pytest.raises(UserError, match=r"bottle\.npz: not a file of `omniad evaluate`"):
-        read_figure_example(file)
+        pick_example(file)
 
 
 def test_the_colours_read_the_same_in_grey():

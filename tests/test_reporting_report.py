@@ -19,8 +19,8 @@ from reporting_results import (
 
 from omniad.config import load_settings
 from omniad.reporting import write_complexity, write_report
+from omniad.reporting.content import PAPER_VS_CODE
 from omniad.reporting.paper import PAPER_FOLDER, read_paper
-from omniad.reporting.report import PAPER_VS_CODE
 
 TABLES = [f"Table {number}: " for number in ("I", "II", "III", "IV", "V", "VI", "VII")]
 LOWER = "\N{DOWNWARDS ARROW}"
@@ -158,10 +158,12 @@ def test_costs_of_a_miniature_are_shown_beside_print(miniature):
 def test_links_lead_somewhere(miniature):
     text = miniature.read_text()
     links = re.findall(r"\]\(([^)]+)\)", text)
-    targets = [(miniature.parent / link).resolve() for link in links]
+    headings = {"#" + line[3:].lower().replace(" ", "-") for line in text.splitlines() if line.startswith("## ")}
+    assert {link for link in links if link.startswith("#")} <= headings
+    targets = [(miniature.parent / link).resolve() for link in links if not link.startswith("#")]
     assert PAPER_VS_CODE in targets
     assert not [link for link in links if Path(link).is_absolute()]
-    assert not [target for target in targets if target != PAPER_VS_CODE and not target.is_file()]
+    assert not [target for target in targets if target != PAPER_VS_CODE and not target.exists()]
     assert (miniature.parent / "figures" / "figure3.png").resolve() in targets
 
 

@@ -141,6 +141,12 @@ class TestFinished:
         assert planned["train"] == 4
         assert "miniature" not in planned
 
+    def test_snakemakes_own_report_holds_ours(self, finished):
+        snakemake(finished, "table1", "table4", "--report", "snakemake.html", *DEMO)
+        page = (finished / "snakemake.html").read_text()
+        for part in ("report.html", "measurements.csv", "table1.csv", "resolution.png"):
+            assert part in page
+
     def test_report_alone_shows_what_exists_and_trains_nothing(self, finished):
         output = snakemake(finished, "report", *DEMO)
         assert set(jobs(output)) <= {"report"}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from omniad.config import Settings
-from omniad.errors import UserError
+from omniad.reporting.artifacts import Example, read_examples
 from omniad.reporting.drawing import DPI, Drawn, save_figure
 from omniad.reporting.runs import FinishedRun
 
@@ -29,13 +29,11 @@ CAPTION = (
 
 
 @dataclass(frozen=True)
-class Example:
+class Shown:
     """One test image of a class with its map, and the range that its class's maps are drawn in."""
 
     title: str
-    image: np.ndarray  # (S, S, 3) uint8
-    mask: np.ndarray  # (S, S) bool
-    map: np.ndarray  # (S, S) float32
+    example: Example
     low: float
     high: float
 
@@ -43,11 +41,11 @@ class Example:
 def draw_qualitative(settings: Settings, name: str, runs: list[FinishedRun], folder: Path) -> Drawn:
     """Draw a figure of the configuration (Figure 3) from what its run left in each of its data sets."""
     entry = settings.figures[name]
-    groups: dict[str, list[Example]] = {}
+    groups: dict[str, list[Shown]] = {}
     missing = []
     for dataset in entry.datasets:
         run = next((run for run in runs if (run.dataset, run.run) == (dataset, entry.run)), None)
-        examples = read_figure_examples(run.folder / "examples", entry.classes) if run else []
+        examples = pick_examples(run.folder / "examples", entry.classes) if run else []
         if run and examples:
             groups[run.title] = examples
         else:
@@ -59,34 +57,28 @@ def draw_qualitative(settings: Settings, name: str, runs: list[FinishedRun], fol
     return Drawn(f"{label}: {entry.title}", f"{CAPTION}\n{shown}.", file, shown, entry.run, tuple(missing))
 
 
-def read_figure_examples(folder: Path, classes: int) -> list[Example]:
+def pick_examples(folder: Path, classes: int) -> list[Shown]:
     """One anomalous example each of up to `classes` classes, spread evenly over the classes in alphabetical order."""
-    files = sorted(folder.glob("*.npz"))
-    examples = [example for example in map(read_figure_example, files) if example is not None]
-    picked = np.linspace(0, len(examples) - 1, min(classes, len(examples))).round().astype(int)
-    return [examples[index] for index in picked]
+    found = [shown for file in sorted(folder.glob("*.npz")) if (shown := pick_example(file)) is not None]
+    picked = np.linspace(0, len(found) - 1, min(classes, len(found))).round().astype(int)
+    return [found[index] for index in picked]
 
 
-def read_figure_example(file: Path) -> Example | None:
+def pick_example(file: Path) -> Shown | None:
     """The class's image that evaluation kept for this figure; None when the class has no image with a defect.
 
     Raises:
         UserError: the file is not one that `omniad evaluate` wrote.
     """
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            images, masks, maps = stored["images"], stored["masks"] > 0, stored["maps"].astype(np.float32)
-            kinds = stored["kind"]
-    except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"{file}: not a file of `omniad evaluate` ({error}); evaluate the run again") from None
-    defective = np.flatnonzero((kinds == "figure") & masks.any(axis=(1, 2)))
-    if not len(defective):
+    examples = read_examples(file)
+    chosen = next((example for example in examples if example.kind == "figure" and example.mask.any()), None)
+    if chosen is None:
         return None
-    index = defective[0]
-    return Example(file.stem, images[index], masks[index], maps[index], float(maps.min()), float(maps.max()))
+    low, high = min(example.map.min() for example in examples), max(example.map.max() for example in examples)
+    return Shown(file.stem, chosen, float(low), float(high))
 
 
-def qualitative_figure(groups: dict[str, list[Example]]) -> Figure:
+def qualitative_figure(groups: dict[str, list[Shown]]) -> Figure:
     """A column a class, grouped by data set; a row each for image, ground truth, map and overlay."""
     examples = [example for group in groups.values() for example in group]
     figure = Figure(figsize=(CELL_INCHES * len(examples) + 0.3, CELL_INCHES * len(ROWS) + 0.45), dpi=DPI)
@@ -109,9 +101,9 @@ def qualitative_figure(groups: dict[str, list[Example]]) -> Figure:
     return figure
 
 
-def _show(cells: Iterable[Axes], example: Example) -> None:
+def _show(cells: Iterable[Axes], shown: Shown) -> None:
     image, truth, heat, overlay = cells
-    scale = Normalize(example.low, example.high)
+    example, scale = shown.example, Normalize(shown.low, shown.high)
     image.imshow(example.image)
     truth.imshow(example.mask, cmap="gray", vmin=0, vmax=1)
     heat.imshow(example.map, cmap=COLORS, norm=scale)
@@ -124,7 +116,7 @@ def _show(cells: Iterable[Axes], example: Example) -> None:
             overlay.contour(example.mask, levels=[0.5], colors=color, linewidths=width)
 
 
-def _write_group_titles(figure: Figure, groups: dict[str, list[Example]], left: float) -> None:
+def _write_group_titles(figure: Figure, groups: dict[str, list[Shown]], left: float) -> None:
     """The data set's name above its columns, and a line that spans them."""
     width = (0.998 - left) / sum(map(len, groups.values()))
     y = 1 - 0.22 / figure.get_figheight()

@@ -12,6 +12,7 @@ import jinja2
 from omniad.reporting.complexity import COUNTS
 from omniad.reporting.layout import MINUS, NOT_RUN, NOTHING, SIGNS, UNDEFINED
 from omniad.reporting.marks import BEST, SECOND
+from omniad.reporting.markup import blocks, inline
 from omniad.reporting.tables import DEFINITIONS, PRINTED_VARIANT, VARIANTS, Ours, Row, Table
 from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 
@@ -27,16 +28,17 @@ LATEX_MARKS = {BEST: "\\textbf{{{}}}", SECOND: "\\underline{{{}}}"}
 
 
 def templates() -> jinja2.Environment:
-    """The package's templates, with `md` and `tex` to make text safe in either."""
+    """The package's templates, with filters that make text safe in Markdown, LaTeX and HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # neither Markdown nor LaTeX is HTML
+        autoescape=lambda name: bool(name and name.endswith(".html.j2")),  # neither Markdown nor LaTeX is HTML
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": markdown, "tex": latex, "md_row": markdown_row, "tex_row": latex_row}
+    environment.filters |= {"inline": inline, "blocks": blocks}
     return environment
 
 

@@ -1,35 +1,28 @@
-"""The report: `report.md`, the figures, and every table as Markdown, LaTeX and CSV, below the results folder."""
+"""The report: `report.md` and `report.html`, the figures, and every table as Markdown, LaTeX and CSV, in `results`."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
 
-from omniad.config import CONFIG_FOLDER, Settings
+from omniad.config import Settings
 from omniad.files import atomic_write
-from omniad.reporting.claim_checks import check_claims
-from omniad.reporting.claims import read_claims
-from omniad.reporting.complexity import read_complexity
-from omniad.reporting.figures import draw_figures
-from omniad.reporting.layout import lay_out
-from omniad.reporting.measurements import collect, save_measurements
-from omniad.reporting.missing import missing, missing_figure
-from omniad.reporting.outcome import outcome
+from omniad.reporting.classes import ClassTable, write_csv
+from omniad.reporting.content import PAPER_VS_CODE, Content, TableContent, gather
+from omniad.reporting.gallery import KINDS, class_pictures, data_address
+from omniad.reporting.measurements import save_measurements
+from omniad.reporting.records import HEAD, duration
 from omniad.reporting.render import CSV_COLUMNS, csv_lines, templates
-from omniad.reporting.resolution import read_resolutions
-from omniad.reporting.runs import FinishedRun, finished_runs
-from omniad.reporting.summary import what_was_run
-from omniad.reporting.tables import DEFINITIONS, Table, build_tables, find
+from omniad.reporting.tables import DEFINITIONS
 
-PAPER_VS_CODE = CONFIG_FOLDER.parent / "docs" / "paper-vs-code.md"
+DETAILED = 3  # misses and false alarms a class of the runs that are shown in detail
 
 
 def write_report(settings: Settings) -> Path:
-    """Collect what is finished and write measurements.csv, tables/, figures/ and report.md into `settings.results`.
+    """Collect what is finished and write measurements.csv, tables/, figures/, report.md and report.html.
 
     Returns:
         The path of report.md.
@@ -37,39 +30,37 @@ def write_report(settings: Settings) -> Path:
     Raises:
         UserError: a run folder or a file of printed numbers cannot be read, or nothing can be written.
     """
-    results = Path(settings.results)
-    runs = finished_runs(results)
-    measurements = collect(runs)
-    save_measurements(measurements, results / "measurements.csv")
-    found = find(settings, measurements, runs, read_complexity(results / "complexity.csv"))
-    tables = build_tables(found)
-    resolutions = read_resolutions(results / "resolution.csv")
-    claims = check_claims(found, tables, read_claims(settings), resolutions)
+    content = gather(settings)
+    save_measurements(content.measurements, content.results / "measurements.csv")
     environment = templates()
-    contents = [{"table": table, "grid": lay_out(table), "missing": missing(settings, table)} for table in tables]
-    for content in contents:
-        _write_table(environment, content, results / "tables")
-    figures = draw_figures(settings, tables, runs, resolutions, results / "figures")
-    text = environment.get_template("report.md.j2").render(
-        title=settings.title,
-        summary=what_was_run(settings, runs),
-        miniature=is_miniature(settings, runs),
-        definition=DEFINITIONS[0],
-        outcome=outcome(tables),
-        claims=claims,
-        contents=contents,
-        figures=[{"drawn": figure, "missing": missing_figure(settings, figure)} for figure in figures],
-        paper_vs_code=relative_link(PAPER_VS_CODE, results),
+    environment.globals |= {
+        "content": content,
+        "definition": DEFINITIONS[0],
+        "record_head": HEAD,
+        "duration": duration,
+        "link": lambda path: relative_link(path, content.results),
+        "paper_vs_code": relative_link(PAPER_VS_CODE, content.results),
+    }
+    for table in content.tables:
+        _write_table(environment, table, content.results / "tables")
+    for classes in content.classes:
+        _write_classes(environment, classes, content.results / "tables" / "classes")
+    main = {(run.dataset, run.run) for run in content.main_runs}
+    _write(content.results / "report.md", environment.get_template("report.md.j2").render(main=main))
+    gallery = class_pictures(content.runs, dict.fromkeys(main, DETAILED))
+    html = environment.get_template("report.html.j2").render(
+        main=main, gallery=gallery, address=data_address, kinds=KINDS, anchors=_anchors(content)
     )
-    with atomic_write(results / "report.md") as file:
-        file.write(text)
-    return results / "report.md"
+    _write(content.results / "report.html", html)
+    return content.results / "report.md"
 
 
-def is_miniature(settings: Settings, runs: Iterable[FinishedRun]) -> bool:
-    """Whether any data set that is configured or was used is a miniature."""
-    configured = any(settings.sources[dataset].miniature for dataset in settings.datasets)
-    return configured or any(run.settings.source.miniature for run in runs)
+def _anchors(content: Content) -> dict[str, int]:
+    """Data set and run -> the place of its first seed among the records, where a link to it leads."""
+    first: dict[str, int] = {}
+    for place, run in enumerate(content.runs):
+        first.setdefault(f"{run.dataset}-{run.run}", place)
+    return first
 
 
 def relative_link(target: Path, folder: Path) -> str:
@@ -77,13 +68,25 @@ def relative_link(target: Path, folder: Path) -> str:
     return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
 
 
-def _write_table(environment: jinja2.Environment, content: dict, folder: Path) -> None:
-    table: Table = content["table"]
+def _write_table(environment: jinja2.Environment, content: TableContent, folder: Path) -> None:
     for ending in ("md", "tex"):
-        template = environment.get_template(f"table.{ending}.j2")
-        with atomic_write(folder / f"{table.name}.{ending}") as file:
-            file.write(template.render(**content, definition=DEFINITIONS[0]))
-    with atomic_write(folder / f"{table.name}.csv") as file:
+        text = environment.get_template(f"table.{ending}.j2").render(
+            table=content.table, grid=content.grid, missing=content.missing
+        )
+        _write(folder / f"{content.table.name}.{ending}", text)
+    with atomic_write(folder / f"{content.table.name}.csv") as file:
         writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(csv_lines(table))
+        writer.writerows(csv_lines(content.table))
+
+
+def _write_classes(environment: jinja2.Environment, classes: ClassTable, folder: Path) -> None:
+    scores = [relative_link(one / "scores.csv", folder) for one in classes.folders]
+    text = environment.get_template("classes.md.j2").render(table=classes, scores=scores, heading="# ")
+    _write(folder / f"{classes.name}.md", text)
+    write_csv(classes, folder / f"{classes.name}.csv")
+
+
+def _write(file: Path, text: str) -> None:
+    with atomic_write(file) as handle:
+        handle.write(text)

@@ -43,9 +43,20 @@ rule report:
         rules.complexity.output,
     output:
         REPORT,
-        f"{RESULTS}/measurements.csv",
-        directory(f"{RESULTS}/tables"),
-        directory(f"{RESULTS}/figures"),
+        report(f"{RESULTS}/report.html", category="Report", caption="../report/report.rst"),
+        report(f"{RESULTS}/measurements.csv", category="Report", caption="../report/measurements.rst"),
+        report(
+            directory(f"{RESULTS}/tables"),
+            patterns=["table{table}.csv"],
+            category="Tables",
+            caption="../report/tables.rst",
+        ),
+        report(
+            directory(f"{RESULTS}/figures"),
+            patterns=["{figure}.png"],
+            category="Figures",
+            caption="../report/figures.rst",
+        ),
     params:
         settings=digest(to_yaml(settings)),
         others=found_runs,

@@ -1,0 +1,107 @@
+"""Per-class tables: each metric of each class, for each data set and run, and the files with the image scores."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omniad.files import atomic_write
+from omniad.reporting.layout import NOTHING, measured_text
+from omniad.reporting.measurements import Measurement
+from omniad.reporting.runs import FinishedRun
+from omniad.reporting.seeds import Key, Measured, summarise
+from omniad.reporting.tables import DEFINITIONS
+
+CSV_COLUMNS = ["class", "metric", "definition", "mean", "std", "seeds", "reason"]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of one data set under one run; "mean" is the last."""
+
+    dataset: str
+    run: str
+    title: str  # the data set's
+    seeds: tuple[int, ...]
+    folders: tuple[Path, ...]  # of the seeds
+    metrics: tuple[str, ...]
+    classes: dict[str, dict[Key, Measured]]
+
+    @property
+    def name(self) -> str:
+        """Of its files and of its place in the report."""
+        return f"{self.dataset}-{self.run}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.dataset, self.run
+
+    @property
+    def head(self) -> list[str]:
+        return ["Class", *self.metrics]
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """A line a class: mean and standard deviation over the seeds, percent, in the definition shown beside print."""
+        return [
+            [name, *(self._text(values.get((metric, DEFINITIONS[0]))) for metric in self.metrics)]
+            for name, values in self.classes.items()
+        ]
+
+    def _text(self, measured: Measured | None) -> str:
+        return NOTHING if measured is None else measured_text(measured)
+
+
+def class_tables(measurements: Iterable[Measurement], runs: list[FinishedRun]) -> list[ClassTable]:
+    """A table for each data set and run that was evaluated."""
+    lines: dict[tuple[str, str], list[Measurement]] = {}
+    for line in measurements:
+        lines.setdefault((line.dataset, line.run), []).append(line)
+    tables = []
+    for (dataset, run), found in lines.items():
+        seeds = [one for one in runs if (one.dataset, one.run) == (dataset, run)]
+        names = sorted({line.class_ for line in found} - {"mean"})
+        by_class: dict[str, list[Measurement]] = {}
+        for line in found:
+            by_class.setdefault(line.class_, []).append(line)
+        tables.append(
+            ClassTable(
+                dataset=dataset,
+                run=run,
+                title=seeds[0].title,
+                seeds=tuple(one.seed for one in seeds),
+                folders=tuple(one.folder for one in seeds),
+                metrics=tuple(dict.fromkeys(line.metric for line in found)),
+                classes={
+                    name: dict(summarise(by_class[name], name)[dataset, run])
+                    for name in (*names, "mean")
+                    if name in by_class
+                },
+            )
+        )
+    return tables
+
+
+def write_csv(table: ClassTable, file: Path) -> None:
+    """Every class, metric and definition, in percent."""
+    with atomic_write(file) as handle:
+        writer = csv.DictWriter(handle, CSV_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_csv_lines(table))
+
+
+def _csv_lines(table: ClassTable) -> Iterator[dict[str, Any]]:
+    for name, values in table.classes.items():
+        for (metric, definition), measured in values.items():
+            yield {
+                "class": name,
+                "metric": metric,
+                "definition": definition,
+                "mean": "" if measured.mean != measured.mean else f"{measured.mean:.4f}",
+                "std": "" if measured.std is None else f"{measured.std:.4f}",
+                "seeds": measured.n,
+                "reason": measured.reason,
+            }

@@ -1,0 +1,208 @@
+"""report.html: one file without a network, safe against what stands in run folders, and usable in a browser."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from reporting_results import miniature_settings, write_examples, write_run
+
+from omniad.reporting import write_report
+from omniad.reporting.markup import blocks, inline
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """What a page refers to, and which elements it has."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.sources += [value for key, value in attrs if key == "src" and value]
+        self.links += [values["href"] or ""] if tag == "a" and "href" in values else []
+        self.ids += [values["id"] or ""] if "id" in values else []
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """Two classes under two runs, one of them with a hostile note and test metrics by epoch."""
+    values = miniature_settings(tmp_path_factory.mktemp("html")).model_dump()
+    values["runs"]["default"]["note"] = HOSTILE
+    settings = miniature_settings(Path(values["results"]), seeds=[0, 1], runs=values["runs"])
+    for run, offset in (("default", 0.0), ("only_q", 0.1)):
+        for seed in (0, 1):
+            percents = {"I-AUROC": 0.5 + offset + seed / 100, "mAD": 0.6 + offset}
+            folder = write_run(settings, "mvtec", run, seed, percents)
+            for name in ("bottle", "nut"):
+                write_examples(folder, name)
+    epochs = "epoch,metric,definition,value\n10,mAD,published,0.7\n10,I-AUROC,published,0.4\n20,mAD,published,0.6\n"
+    (folder / "epochs.csv").write_text(epochs + "20,I-AUROC,published,0.5\n")
+    return write_report(settings).with_suffix(".html")
+
+
+def test_the_page_needs_nothing_from_elsewhere(report):
+    text = report.read_text()
+    page = Page(text)
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert len(page.sources) > 8
+    assert not re.search(r"(?:src|href|url\()\s*=?\s*[\"']?(?:https?:)?//", text)
+    assert "default-src 'none'" in text  # the browser itself refuses any address
+    assert "link" in page.tags  # the empty icon, without which a browser asks for one
+    assert page.tags.count("script") == 1
+
+
+def test_every_link_leads_somewhere(report):
+    page = Page(report.read_text())
+    assert len(set(page.ids)) == len(page.ids)
+    inside = {link[1:] for link in page.links if link.startswith("#")}
+    assert inside - {"top"} <= set(page.ids)
+    files = [report.parent / link for link in page.links if not link.startswith("#")]
+    assert not [file for file in files if not file.exists()]
+
+
+def test_what_stands_in_a_run_folder_is_shown_as_text(report):
+    text = report.read_text()
+    assert HOSTILE not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_each_number_of_ours_leads_to_its_runs(report):
+    page = Page(report.read_text())
+    assert {"run-mvtec-default", "run-mvtec-only_q"} <= set(page.ids)
+    assert page.links.count("#run-mvtec-default") > 6  # Tables I to VII
+
+
+def test_each_class_has_its_worst_images(report):
+    page = Page(report.read_text())
+    assert {"class-mvtec-bottle", "class-mvtec-nut", "classes-mvtec-default", "classes-mvtec-only_q"} <= set(page.ids)
+    text = report.read_text()
+    assert text.count("bottle/test/miss.png, score 0.2500") == 2  # under two runs
+
+
+def test_the_oracle_is_labelled_and_of_one_epoch(report):
+    text = report.read_text()
+    row = text[text.index('id="oracle"') :]
+    assert "An oracle, not a result." in row
+    # Epoch 10 has the higher mAD, so its I-AUROC 40 stands there though epoch 20's 50 is higher.
+    assert re.search(r"<td>10, oracle</td><td>70\.0</td><td>40\.0</td>", row)
+    assert re.search(r"<td>20, last</td><td>60\.0</td><td>50\.0</td>", row)
+
+
+def test_our_markdown_becomes_html_and_everything_else_is_escaped():
+    assert inline("**a** `b_c` *d* [e](f.md) 2 * 3 * 4 < 5") == (
+        '<strong>a</strong> <code>b_c</code> <em>d</em> <a href="f.md">e</a> 2 * 3 * 4 &lt; 5'
+    )
+    assert inline('<img src="x">') == "&lt;img src=&#34;x&#34;&gt;"
+    assert blocks("a\nb\n\n- c\n- d\n") == "<p>a b</p>\n<ul>\n<li>c</li>\n<li>d</li>\n</ul>"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no Chromium here (Debian: apt install chromium chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def page(browser, report):
+    browser.set_window_size(1300, 900)
+    browser.get(report.as_uri())
+    return browser
+
+
+def first_column(page, selector: str) -> list[str]:
+    return page.execute_script(
+        "return [...document.querySelector(arguments[0]).tBodies[0].rows].map(row => row.cells[0].textContent)",
+        selector,
+    )
+
+
+def test_a_table_sorts_up_down_and_back(page):
+    selector = "#table4 ~ .wide table"
+    # Table IV prints mAD 86.2, 86.2, 86.4, 86.2: the highest is that of 64 tokens.
+    original = first_column(page, selector)
+    head = page.find_element("css selector", f"{selector} thead th:nth-child(8)")
+    button = head.find_element("css selector", "button")
+    assert button.text.split() == ["mAD", "paper"]
+    orders = []
+    for direction in ("ascending", "descending", "none"):
+        page.execute_script("arguments[0].click()", button)
+        assert head.get_attribute("aria-sort") == direction
+        orders.append(first_column(page, selector))
+    up, down, back = orders
+    assert up[-1].startswith("64")
+    assert down[0].startswith("64")
+    assert back == original
+
+
+def test_numbers_sort_as_numbers_and_dashes_come_last(page):
+    selector = "#table1 ~ .wide table"
+    button = page.find_element("css selector", f"{selector} thead th:nth-child(6) button")
+    assert button.text == "I-AP"
+    page.execute_script("arguments[0].click()", button)
+    texts = page.execute_script(
+        "return [...document.querySelector(arguments[0]).tBodies[0].rows].map(row => row.cells[5].textContent)",
+        selector,
+    )
+    numbers = [float(text) for text in texts if re.match(r"\d", text)]
+    assert numbers == sorted(numbers)
+    assert len(numbers) > 15
+    assert not any(re.match(r"\d", text) for text in texts[len(numbers) :])
+
+
+def test_a_figure_opens_large_and_closes(page):
+    dialog = page.find_element("css selector", "dialog")
+    width = "return document.querySelector('dialog img').getBoundingClientRect().width"
+    page.execute_async_script(
+        "document.querySelector('dialog img').addEventListener('load', () => setTimeout(arguments[0], 50));"
+        "document.querySelector('#figures ~ figure img.zoom').click()"
+    )
+    assert dialog.is_displayed()
+    before = page.execute_script(width)
+    page.execute_script("document.querySelector('dialog .in').click()")
+    assert page.execute_script(width) > 1.2 * before > 0
+    page.execute_script("document.querySelector('dialog .close').click()")
+    assert not dialog.is_displayed()
+
+
+def test_a_link_into_a_folded_part_opens_it(page):
+    assert not page.find_element("id", "class-mvtec-nut").get_attribute("open")
+    page.execute_script("location.hash = '#class-mvtec-nut'")
+    page.execute_async_script("setTimeout(arguments[0], 100)")
+    assert page.find_element("id", "class-mvtec-nut").get_attribute("open")
+
+
+@pytest.mark.parametrize("width", [390, 1300])
+def test_nothing_is_wider_than_the_screen_and_no_error_is_logged(page, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.refresh()
+    wide = page.execute_script("return document.documentElement.scrollWidth")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wide <= width
+    assert page.get_log("browser") == []
+    broken = "return [...document.images].filter(i => i.src && i.complete && !i.naturalWidth).length"
+    assert page.execute_script(broken) == 0
