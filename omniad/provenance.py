@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from omniad.errors import UserError
 from omniad.files import atomic_write
 
 PACKAGES = ("omniad", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "numba", "pandas")
@@ -68,9 +69,15 @@ def peak_memory_mib(device: torch.device) -> dict[str, int]:
 
 
 def read_provenance(run_dir: Path) -> dict[str, Any]:
-    """What is recorded in a run folder so far; empty when nothing is."""
+    """What is recorded in a run folder so far; empty when nothing is. Raises UserError when it is no JSON object."""
     file = run_dir / "provenance.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise UserError(f"{file}: damaged: not a JSON object; evaluate the run again, or remove the file")
+    return facts
 
 
 def write_provenance(run_dir: Path, **entries: Any) -> None:

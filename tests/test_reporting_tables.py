@@ -22,6 +22,7 @@ mvtec,Small,parameters,29.9,
 mvtec,Small,FLOPs,114,
 mvtec,Small,mAD,85.0,
 """
+OTHER = {"model": {"method": "rd4ad", "encoder": "wide_resnet50_2"}}
 COUNTS = {("cost", "Small", "released"): {"parameters": 29.926912, "FLOPs": 113.71}}
 
 
@@ -146,7 +147,7 @@ def test_an_extra_run_has_a_line_where_it_was_run(tmp_path):
 def test_another_methods_row_is_trained_by_its_own_target(tmp_path):
     tables = make_settings(tmp_path).model_dump()["tables"]
     tables["table2"]["rows"][0] |= {"run": "other", "target": "table2_others"}
-    runs = {"default": {}, "released": {"model": {"variant": "released"}}, "other": {}}
+    runs = {"default": {}, "released": {"model": {"variant": "released"}}, "other": OTHER}
     settings = make_settings(tmp_path, tables=tables, runs=runs)
     targets = target_runs(settings)
     assert targets["table2"] == targets["all"] == {("mvtec", "default")}

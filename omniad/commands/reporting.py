@@ -1,8 +1,9 @@
-"""Reporting: report."""
+"""Reporting: report, bundle, unbundle."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from omniad.commands.parser import Commands
 from omniad.config import project_settings
@@ -11,15 +12,53 @@ from omniad.config import project_settings
 def report(options: argparse.Namespace) -> None:
     from omniad.reporting import write_report
 
-    print(f"Written: {write_report(project_settings(*options.config))}")
+    file = write_report(project_settings(*options.config))
+    print(f"Written: {file} and {file.with_suffix('.html').name}")
+
+
+def bundle(options: argparse.Namespace) -> None:
+    from omniad.bundle import bundle
+
+    runs = bundle(options.runs, options.out)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, {len(runs)} runs: {', '.join(runs)}")
+    print(f"Whoever has it: omniad unbundle {options.out.name}, then omniad report")
+
+
+def unbundle(options: argparse.Namespace) -> None:
+    from omniad.bundle import unbundle
+
+    runs = unbundle(options.bundle, options.results)
+    print(f"New in {options.results}: {', '.join(runs) or 'nothing, all of it was there'}. Next: omniad report")
 
 
 def add_commands(commands: Commands) -> None:
     commands.add_configured(
         "report",
         report,
-        "write tables, figures and report.md from the finished runs",
+        "write tables, figures, report.md and report.html from the finished runs",
         "",
         reads="the run folders that exist below the results' folder, and what the paper prints (config/paper/)",
-        writes="report.md, tables and figures in the results' folder",
+        writes="report.md, report.html, tables and figures in the results' folder",
     )
+
+    sub = commands.add(
+        "bundle",
+        bundle,
+        "pack finished runs into one file, to publish and to check",
+        "results/runs/mvtec/default/seed0 --out default.zip",
+        reads="the run folders: weights, configuration, metrics, scores, curves, examples, provenance",
+        writes="one zip with all of it and the sha256 of each file",
+    )
+    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    sub.add_argument("--out", required=True, type=Path, metavar="FILE.zip")
+
+    sub = commands.add(
+        "unbundle",
+        unbundle,
+        "check a bundle and put its runs into a results folder",
+        "default.zip --results results",
+        reads="a zip of `omniad bundle`; nothing in it is run",
+        writes="RESULTS/runs/<dataset>/<run>/seed<n>/, for `omniad report`; all of it or nothing",
+    )
+    sub.add_argument("bundle", type=Path, metavar="FILE.zip")
+    sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")

@@ -25,7 +25,7 @@ def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
         [
             f"**What was run:** {_number(len(names), 'run')}{trainings} on {_join(_datasets(settings, runs))},",
             f"seed{_plural(_unique(runs, lambda run: run.seed))}.",
-            f"Method: {_grouped(runs, lambda run: f'variant `{run.settings.model.variant}`')}.",
+            f"Method: {_grouped(runs, _method)}.",
             f"Epochs: {_grouped(runs, lambda run: str(run.settings.training.epochs))}.",
             f"Images: {_grouped(runs, _size)}, computed in fp32.",
             f"Encoder: {_grouped(runs, _encoder)}.",
@@ -63,6 +63,11 @@ def _datasets(settings: Settings, runs: list[FinishedRun]) -> list[str]:
     sources = {run.dataset: run.settings.source for run in runs}
     known = sorted(sources, key=lambda name: (order.index(name) if name in order else len(order), name))
     return [sources[name].title + (" (miniature)" if sources[name].miniature else "") for name in known]
+
+
+def _method(run: FinishedRun) -> str:
+    model = run.settings.model
+    return f"variant `{model.variant}`" if model.method == "omni-ad" else f"`{model.method}`"
 
 
 def _size(run: FinishedRun) -> str:

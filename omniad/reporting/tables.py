@@ -169,7 +169,7 @@ def _ours(found: Found, row: RowSettings, run: str, printed: Mapping[str, Printe
     shown = {column: measured for (column, definition), measured in values.items() if definition == DEFINITIONS[0]}
     return Ours(
         run=run,
-        variant="" if row.target else as_run.model.variant,
+        variant=as_run.model.variant if as_run.model.method == "omni-ad" else "",
         miniature=as_run.source.miniature,
         seeds=seeds,
         missing=tuple(seed for seed in found.settings.seeds if seed not in seeds),

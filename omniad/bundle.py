@@ -1,0 +1,193 @@
+"""Results to share: finished runs in one zip, and back into a results folder, checked and without running anything.
+
+A bundle holds `bundle.json` (format, and the sha256 of every file) and `runs/<dataset>/<run>/seed<n>/` with what a
+report and a detector need. What training keeps to go on (state/) stays at home.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from omniad.config import load_run_settings
+from omniad.data.extract import extract
+from omniad.errors import UserError
+from omniad.files import atomic_write, cannot_write, sha256_file
+from omniad.provenance import read_provenance
+from omniad.reporting.artifacts import read_curves, read_examples, read_history, read_scores
+from omniad.reporting.costs import spent
+from omniad.reporting.measurements import collect
+from omniad.reporting.oracle import read_epochs
+from omniad.reporting.records import record, versions
+from omniad.reporting.runs import FinishedRun, finished_runs
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+NEEDED = ("config.yaml", "metrics.csv", "provenance.json")
+FILES = (*NEEDED, "model.safetensors", "history.csv", "epochs.csv", "scores.csv", "curves.npz")
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+MEMBER = re.compile(rf"runs/{NAME}/{NAME}/seed\d+/(?:{'|'.join(map(re.escape, FILES))}|examples/[^/.][^/]*\.npz)")
+
+log = logging.getLogger(__name__)
+
+
+def bundle(run_dirs: Iterable[Path], out: Path) -> list[str]:
+    """Write these run folders into one zip; the same runs give the same bytes.
+
+    Returns:
+        The runs' names in the bundle: <dataset>/<run>/seed<n>.
+
+    Raises:
+        UserError: a folder is no evaluated run, two are the same run, or `out` cannot be written.
+    """
+    runs: dict[str, Path] = {}
+    for folder in run_dirs:
+        name = _run_name(folder)
+        if name in runs:
+            raise UserError(f"{folder}: is {name}, as {runs[name]} is; a bundle holds a run once")
+        runs[name] = folder
+    if not runs:
+        raise UserError("omniad bundle: no run folder is named")
+    files = {f"runs/{name}/{part}": folder / part for name, folder in sorted(runs.items()) for part in _parts(folder)}
+    manifest = {"format": FORMAT, "files": {name: sha256_file(file) for name, file in files.items()}}
+    with atomic_write(out, "wb") as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
+        # ZipInfo's own date, 1980, is kept: a bundle tells nothing of when it was packed.
+        archive.writestr(zipfile.ZipInfo(MANIFEST), json.dumps(manifest, indent=1) + "\n")
+        for name, file in files.items():
+            with file.open("rb") as source, archive.open(_info(name), "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target)
+    return sorted(runs)
+
+
+def unbundle(archive: Path, results: Path) -> list[str]:
+    """Check a bundle and put its runs into `results`/runs; nothing in it is executed, and all of it or nothing is kept.
+
+    Returns:
+        The runs that were put there; those that are there already, file by file the same, are left out.
+
+    Raises:
+        UserError: the archive is damaged or hostile, a hash differs, a file is not what its name says, or another run
+            is already in a run's place.
+    """
+    if not archive.is_file():
+        raise UserError(f"{archive}: no such file")
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unbundle-", dir=results) as name:
+            folder = Path(name)
+            extract(archive, folder)
+            _check_files(archive, folder)
+            _check_runs(archive, folder)
+            return _move(folder, results)
+    except OSError as error:
+        raise cannot_write(results, error) from None
+
+
+def _run_name(folder: Path) -> str:
+    absent = [name for name in NEEDED if not (folder / name).is_file()]
+    if absent:
+        raise UserError(
+            f"{folder}: not a finished run: {', '.join(absent)} is missing; train it, then `omniad evaluate`"
+        )
+    settings, seed = load_run_settings(folder), read_provenance(folder).get("seed")
+    if not isinstance(seed, int):
+        seed = folder.name.removeprefix("seed")
+    name = f"{settings.dataset}/{settings.run}/seed{seed}"
+    if not MEMBER.fullmatch(f"runs/{name}/metrics.csv"):
+        raise UserError(f"{folder}: '{name}' is no name of a run: its folder must be named seed<number>")
+    return name
+
+
+def _parts(folder: Path) -> list[str]:
+    examples = sorted(f"examples/{file.name}" for file in (folder / "examples").glob("*.npz"))
+    return [name for name in FILES if (folder / name).is_file()] + examples
+
+
+def _info(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
+
+
+def _check_files(archive: Path, folder: Path) -> None:
+    """Exactly the files that the manifest lists, all of kinds that a run has, each with its hash."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        listed = dict(manifest["files"])
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{archive}: a bundle of format {manifest['format']}; this version reads {FORMAT}")
+    except (OSError, KeyError, TypeError, ValueError):
+        raise UserError(f"{archive}: not a bundle of `omniad bundle`: no readable {MANIFEST}") from None
+    found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
+    strange = sorted(name for name in found | set(listed) if not MEMBER.fullmatch(name))
+    if strange:
+        raise UserError(f"{archive}: holds '{strange[0]}', which is no file of a run; nothing was kept")
+    if found != set(listed):
+        raise UserError(f"{archive}: '{min(found ^ set(listed))}' is not both listed and there; nothing was kept")
+    for name, sha256 in listed.items():
+        if sha256_file(folder / name) != sha256:
+            raise UserError(f"{archive}: '{name}' is not what was bundled (its sha256 differs); nothing was kept")
+
+
+def _check_runs(archive: Path, folder: Path) -> None:
+    """Every run is what its folder's name says, and its metrics are metrics."""
+    runs = finished_runs(folder)
+    collect(runs)
+    names = {PurePosixPath(*file.relative_to(folder).parts[:4]) for file in folder.glob("runs/*/*/seed*/*")}
+    complete = {PurePosixPath(run.folder.relative_to(folder).as_posix()) for run in runs}
+    if names != complete or not runs:
+        raise UserError(f"{archive}: holds no finished run, or one without metrics; nothing was kept")
+    for run in runs:
+        if (run.settings.dataset, run.settings.run) != (run.dataset, run.run):
+            raise UserError(
+                f"{archive}: {run.dataset}/{run.run} says in its config.yaml that it is "
+                f"{run.settings.dataset}/{run.settings.run}; nothing was kept"
+            )
+        _check_readable(run)
+        recorded = run.provenance.get("model_sha256")
+        weights = run.folder / "model.safetensors"
+        if recorded and weights.is_file() and sha256_file(weights) != recorded:
+            raise UserError(f"{archive}: the weights of {run.dataset}/{run.run} are not those that were evaluated")
+
+
+def _check_readable(run: FinishedRun) -> None:
+    """Everything that a report reads of a run can be read, so that no bundle can break one."""
+    for read in (read_history, read_scores, read_curves):
+        read(run.folder)
+    for file in (run.folder / "examples").glob("*.npz"):
+        read_examples(file)
+    read_epochs(run.folder / "epochs.csv")
+    try:
+        record(run, run.folder)
+        spent([run])
+        versions([run])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{run.folder.name}/provenance.json: not what `omniad train` writes; nothing was kept"
+        ) from None
+
+
+def _move(folder: Path, results: Path) -> list[str]:
+    """Put the runs in their places, none unless all can be."""
+    new = []
+    for run in finished_runs(folder):
+        name = run.folder.relative_to(folder / "runs").as_posix()
+        place = results / "runs" / name
+        if not place.exists():
+            new.append(name)
+        elif any(
+            not (place / part).is_file() or sha256_file(place / part) != sha256_file(run.folder / part)
+            for part in _parts(run.folder)
+        ):
+            raise UserError(f"{place}: another run is there; unbundle into another folder with --results")
+    for name in new:
+        place = results / "runs" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "runs" / name).rename(place)
+    return new

@@ -1,0 +1,171 @@
+"""Bundles: the way there and back, and everything that a bundle from a stranger may not do."""
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reporting_results import paper_settings, write_examples, write_run
+
+from omniad.bundle import bundle, unbundle
+from omniad.cli import main
+from omniad.errors import UserError
+from omniad.reporting import write_report
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A finished run with everything that it may hold, and what training keeps for itself."""
+    folder = write_run(paper_settings(tmp_path / "home"), "mvtec", "default", 0, {"P-AP": 0.5, "mAD": 0.75})
+    write_examples(folder, "bottle")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "history.csv").write_text("epoch,loss\n1,2.5\n")
+    np.savez(folder / "curves.npz", allow_pickle=False, **{"bottle/pro": np.zeros((2, 3), np.float32)})
+    provenance = json.loads((folder / "provenance.json").read_text())
+    provenance["model_sha256"] = hashlib.sha256(b"weights").hexdigest()
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    (folder / "state").mkdir()
+    (folder / "state" / "last.pt").write_bytes(b"private")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_what_was_bundled_comes_back_byte_for_byte(run, tmp_path, capsys):
+    file = tmp_path / "default.zip"
+    assert main(["bundle", str(run), "--out", str(file)]) == 0
+    assert "1 runs: mvtec/default/seed0" in capsys.readouterr().out
+    assert main(["unbundle", str(file), "--results", str(tmp_path / "away")]) == 0
+    there = contents(tmp_path / "away")
+    expected = {f"runs/mvtec/default/seed0/{name}": data for name, data in contents(run).items()}
+    assert expected.pop("runs/mvtec/default/seed0/state/last.pt")  # stays at home
+    assert there == expected
+
+
+def test_a_report_of_a_bundle_says_the_same_and_trains_nothing(run, tmp_path):
+    bundle([run], tmp_path / "b.zip")
+    unbundle(tmp_path / "b.zip", tmp_path / "away")
+    reports = [write_report(paper_settings(tmp_path / name)).read_text() for name in ("home", "away")]
+    assert reports[0].replace("/home/", "/away/") == reports[1]
+    assert "75.0" in reports[1]
+
+
+def test_the_same_runs_give_the_same_bundle(run, tmp_path):
+    for name in ("a.zip", "b.zip"):
+        bundle([run], tmp_path / name)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_twice_is_once_and_another_run_in_the_place_is_kept(run, tmp_path):
+    bundle([run], tmp_path / "b.zip")
+    assert unbundle(tmp_path / "b.zip", tmp_path / "away") == ["mvtec/default/seed0"]
+    assert unbundle(tmp_path / "b.zip", tmp_path / "away") == []
+    scores = tmp_path / "away/runs/mvtec/default/seed0/scores.csv"
+    scores.write_text("mine")
+    with pytest.raises(UserError, match="another run is there"):
+        unbundle(tmp_path / "b.zip", tmp_path / "away")
+    assert scores.read_text() == "mine"
+
+
+def test_what_is_no_finished_run_is_told(run, tmp_path):
+    (run / "metrics.csv").unlink()
+    with pytest.raises(UserError, match=r"metrics\.csv is missing; train it, then `omniad evaluate`"):
+        bundle([run], tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()
+
+
+def test_one_run_twice_is_told(run, tmp_path):
+    with pytest.raises(UserError, match="holds a run once"):
+        bundle([run, run], tmp_path / "b.zip")
+
+
+def repack(run: Path, tmp_path: Path, change) -> Path:
+    """A bundle after `change(files)`, with a manifest that fits, as somebody would make it who means ill."""
+    bundle([run], tmp_path / "honest.zip")
+    with zipfile.ZipFile(tmp_path / "honest.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist() if name != "bundle.json"}
+    change(files)
+    listed = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    with zipfile.ZipFile(tmp_path / "ill.zip", "w") as archive:
+        archive.writestr("bundle.json", json.dumps({"format": 1, "files": listed}))
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return tmp_path / "ill.zip"
+
+
+BASE = "runs/mvtec/default/seed0/"
+
+
+def pickled() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=True, x=np.array([{"a": 1}], dtype=object))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("../outside.txt", b"", "a path outside its folder"),
+        ("/etc/outside.txt", b"", "a path outside its folder"),
+        (BASE + "run.py", b"print()", "no file of a run"),
+        (BASE + "model.pt", b"", "no file of a run"),
+        (BASE + "examples/../../x.npz", b"", "a path outside its folder"),
+        (BASE + "examples/sub/x.npz", b"", "no file of a run"),
+        ("runs/mvtec/.hidden/seed0/metrics.csv", b"", "no file of a run"),
+        ("runs/mvtec/other/seed0/config.yaml", b"", "holds no finished run, or one without metrics"),
+        (BASE + "curves.npz", pickled(), r"curves\.npz: not a file of `omniad evaluate`"),
+        (BASE + "config.yaml", b"!!python/object/apply:os.system [touch pwned]", "not valid YAML"),
+        (BASE + "config.yaml", b"dataset: visa", "config.yaml"),
+        (BASE + "provenance.json", b"[1]", "not a JSON object"),
+        (BASE + "provenance.json", b'{"training": 5}', "not what `omniad train` writes"),
+        (BASE + "metrics.csv", b"class,metric,definition,value,reason\nmean,mAD,exact,7,\n", "not in \\[0, 1\\]"),
+        (BASE + "model.safetensors", b"other weights", "not those that were evaluated"),
+    ],
+)
+def test_a_hostile_bundle_is_refused_and_leaves_nothing(run, tmp_path, name, data, told):
+    file = repack(run, tmp_path, lambda files: files.update({name: data}))
+    with pytest.raises(UserError, match=told) as error:
+        unbundle(file, tmp_path / "away")
+    assert "\n" not in str(error.value)
+    assert contents(tmp_path / "away") == {}
+    assert not (tmp_path / "outside.txt").exists()
+
+
+def test_a_changed_byte_is_found(run, tmp_path):
+    bundle([run], tmp_path / "b.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files[BASE + "scores.csv"] += b"x,y,0,0.5\n"
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    with pytest.raises(UserError, match=r"scores\.csv' is not what was bundled"):
+        unbundle(tmp_path / "b.zip", tmp_path / "away")
+    del files[BASE + "scores.csv"]
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    with pytest.raises(UserError, match="not both listed and there"):
+        unbundle(tmp_path / "b.zip", tmp_path / "away")
+
+
+@pytest.mark.parametrize("data", [b"no zip", b""])
+def test_what_is_no_bundle_is_told(tmp_path, data):
+    file = tmp_path / "b.zip"
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"b\.zip"):
+        unbundle(file, tmp_path / "away")
+    with pytest.raises(UserError, match="no such file"):
+        unbundle(tmp_path / "none.zip", tmp_path / "away")
+
+
+def test_a_run_by_hand_has_its_seed_from_its_record(run, tmp_path):
+    provenance = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps(provenance | {"seed": 7}))
+    moved = run.rename(tmp_path / "my_run")
+    assert bundle([moved], tmp_path / "b.zip") == ["mvtec/default/seed7"]
