@@ -68,7 +68,7 @@ def test_import_any_depths(tmp_path, depths, wrapped):
         (block.global_branch.second.query.weight, last + "toProxy.q_2.weight"),
         (block.global_branch.second.key_value.weight, last + "toProxy.kv_y.weight"),
         (block.local_branch.conv3[0].weight, last + "conv33.dconv.0.weight"),
-        (block.local_branch.conv5[3].weight, last + "conv55.pconv.0.weight"),
+        (block.local_branch.conv5[2].weight, last + "conv55.pconv.0.weight"),
         (block.local_branch.merge[0].weight, last + "mlp.0.weight"),
         (block.mlp.linear1.weight, last + "l.weight"),
         (block.mlp.linear2.weight, last + "l2.weight"),

@@ -44,7 +44,7 @@ def depthwise(x: torch.Tensor, layer: Any) -> torch.Tensor:
 def local_branch(x: torch.Tensor, branch: Any) -> torch.Tensor:
     """Eq. 2-4 with the released norms and activations."""
     f3, f4 = (
-        silu(instance_norm(pointwise(silu(instance_norm(depthwise(x, conv[0]))), conv[3])))
+        silu(instance_norm(pointwise(silu(instance_norm(depthwise(x, conv[0]))), conv[2])))
         for conv in (branch.conv3, branch.conv5)
     )
     return silu(instance_norm(pointwise(torch.cat([f3, f4], 1), branch.merge[0])))

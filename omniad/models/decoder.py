@@ -27,6 +27,7 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 8C, h, w) -> [(B, C, 8h, 8w), (B, 2C, 4h, 4w), (B, 4C, 2h, 2w)], finest first."""
         outputs = []
+        x = x.contiguous(memory_format=torch.channels_last)  # every stage and block keeps this layout
         for stage in self.stages:
             x = stage(x)
             outputs.append(x)

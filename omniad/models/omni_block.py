@@ -5,11 +5,15 @@ Shapes: B images, N = h w positions, D channels. X is (B, N, D) in the equations
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings
 from omniad.models.attention import Attention
+from omniad.models.norm import NormSiLU
 from omniad.models.readings import READINGS
 
 
@@ -23,14 +27,14 @@ class OmniBlock(nn.Module):
         self.mlp = MLP(width)
 
     def forward(self, x_map: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, D, h, w)."""
+        """(B, D, h, w) -> (B, D, h, w); fastest in channels-last layout, where maps and tokens are the same memory."""
         size = (x_map.shape[2], x_map.shape[3])
-        x = x_map.flatten(2).transpose(1, 2)  # (B, N, D)
+        x = tokens(x_map)
         branches = []
         if self.global_branch is not None:
             branches.append(self.global_branch(x, size))  # Y2
         if self.local_branch is not None:
-            branches.append(self.local_branch(x_map).flatten(2).transpose(1, 2))  # F5
+            branches.append(self.local_branch(x_map))  # F5
         out = self.mlp(branches[0] if len(branches) == 1 else branches[0] + branches[1]) + x  # eq. 5
         return out.transpose(1, 2).unflatten(2, size)
 
@@ -59,26 +63,32 @@ class LocalBranch(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv3 = separable(width, 3)
-        self.conv5 = separable(width, 5)
-        self.merge = nn.Sequential(nn.Conv2d(2 * width, width, 1), nn.InstanceNorm2d(width), nn.SiLU())
+        self.conv3 = Separable(width, 3)
+        self.conv5 = Separable(width, 5)
+        self.merge = nn.Sequential(nn.Conv2d(2 * width, width, 1), NormSiLU())
 
     def forward(self, x_map: Tensor) -> Tensor:
-        """X' (B, D, h, w) -> F5 before Flatten (B, D, h, w)."""
+        """X' (B, D, h, w) -> F5 (B, N, D)."""
         f3, f4 = self.conv3(x_map), self.conv5(x_map)  # eq. 2, eq. 3
-        return self.merge(torch.cat([f3, f4], dim=1))  # eq. 4
+        conv, norm = self.merge
+        weight, bias = pointwise(conv)
+        left, right = weight.chunk(2, dim=1)  # the concatenation's 1x1 convolution, half by half
+        return norm(F.linear(f3, left, bias) + F.linear(f4, right))  # eq. 4
 
 
-def separable(width: int, kernel: int) -> nn.Sequential:
+class Separable(nn.Sequential):
     """DWConv k x k, then Conv 1 x 1, each followed by InstanceNorm and SiLU as released."""
-    return nn.Sequential(
-        nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width),
-        nn.InstanceNorm2d(width),
-        nn.SiLU(),
-        nn.Conv2d(width, width, 1),
-        nn.InstanceNorm2d(width),
-        nn.SiLU(),
-    )
+
+    def __init__(self, width: int, kernel: int):
+        depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        # Numbered as when norm and activation stood by themselves, so that checkpoints keep their names.
+        parts = {"0": depthwise, "1": NormSiLU(), "3": nn.Conv2d(width, width, 1), "4": NormSiLU()}
+        super().__init__(OrderedDict(parts))
+
+    def forward(self, x_map: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, N, D)."""
+        depthwise, norm1, conv, norm2 = self
+        return norm2(F.linear(norm1(tokens(depthwise(x_map))), *pointwise(conv)))
 
 
 class MLP(nn.Module):
@@ -87,11 +97,20 @@ class MLP(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.linear1 = nn.Linear(width, width)
-        self.norm = nn.InstanceNorm1d(width)
-        self.activation = nn.SiLU()
+        self.norm = NormSiLU()
         self.linear2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        hidden = self.norm(self.linear1(x).transpose(1, 2)).transpose(1, 2)
-        return self.linear2(self.activation(hidden))
+        return self.linear2(self.norm(self.linear1(x)))
+
+
+def tokens(x_map: Tensor) -> Tensor:
+    """(B, D, h, w) -> (B, N, D), without a copy where the map is in channels-last layout."""
+    return x_map.flatten(2).transpose(1, 2)
+
+
+def pointwise(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight (out, in) and bias of a 1x1 convolution, for `linear` on tokens."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    return conv.weight.flatten(1), conv.bias
