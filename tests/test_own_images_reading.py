@@ -60,6 +60,8 @@ def test_alpha_is_dropped_and_palettes_are_looked_up(tmp_path):
     for name, options in (("c.png", {}), ("d.png", {"transparency": bytes([0, 128, 255])})):
         image.save(tmp_path / name, "PNG", **options)
         np.testing.assert_array_equal(np.asarray(read_any_image(tmp_path / name)), palette[np.asarray(image)])
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "f.tif")  # without black: 255 minus each of red, green, blue
+    np.testing.assert_array_equal(np.asarray(read_any_image(tmp_path / "f.tif")), RGB)
     Image.fromarray(GREY > 100).save(tmp_path / "e.png")
     expected = np.where(AS_RGB > 100, 255, 0)
     np.testing.assert_array_equal(np.asarray(read_any_image(tmp_path / "e.png")), expected)

@@ -6,13 +6,13 @@ import argparse
 from collections import Counter
 
 from omniad.commands.parser import Commands
-from omniad.config import load_settings
+from omniad.config import project_settings
 
 
 def status(options: argparse.Namespace) -> None:
     from omniad.status import run_statuses
 
-    found = list(run_statuses(load_settings(*options.config), options.target))
+    found = list(run_statuses(project_settings(*options.config), options.target))
     names = ["/".join(run.folder.parts[-3:]) for run in found]
     for name, run in zip(names, found, strict=True):
         print(f"{name:{max(map(len, names))}}  {run.state:11}  {run.detail}".rstrip())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from pathlib import Path
 
@@ -149,9 +148,7 @@ def _announce(run: RunSettings, pack: Pack, on_cpu: bool) -> None:
     splits = Counter(pack.index["split"])
     images, epochs = splits["train"], run.training.epochs
     steps = epochs * (images // run.training.batch_size)
-    hours = cpu_hours(run, images) if on_cpu else math.nan
-    duration = f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(60 * hours))} min" if on_cpu else ""
-    time = f"roughly {duration} on this CPU" if on_cpu else "how long it takes is told after the first epoch"
+    time = _rough_time(cpu_hours(run, images)) if on_cpu else "how long it takes is told after the first epoch"
     log.info(
         "%d good images of %d product(s) to train on, %d held out for the threshold; %d epochs, %d steps: %s",
         images,
@@ -161,6 +158,12 @@ def _announce(run: RunSettings, pack: Pack, on_cpu: bool) -> None:
         steps,
         time,
     )
+
+
+def _rough_time(hours: float) -> str:
+    if hours < 1 / 60:
+        return "less than a minute on this CPU"
+    return f"roughly {hours:.1f} h on this CPU" if hours >= 1 else f"roughly {60 * hours:.0f} min on this CPU"
 
 
 def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
