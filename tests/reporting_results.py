@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,11 @@ def tables_of(markdown: str) -> list[list[list[str]]]:
 def paper_tables(report: str) -> list[list[list[str]]]:
     """The tables of a report's sections "Table I" ... "Table VII", one each."""
     return [tables_of(section)[0] for section in report.split("\n## ") if section.startswith("Table ")]
+
+
+def compile_latex(source: Path, folder: Path) -> str:
+    """What pdflatex says of a document that it compiles in `folder`."""
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", source]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout[-2000:]
+    return answer.stdout

@@ -106,7 +106,8 @@ def _settle(parts: list[Part], at_least: int, source: Source, several: bool, fou
         if source.unlike:
             return Result(NOT_JUDGED, shows, "; ".join(sorted(source.unlike)))
         if source.from_print:
-            remarks.append(f"{', '.join(sorted(source.from_print))} as printed")
+            names = sorted(source.from_print)
+            remarks.append(f"{', '.join(names) if len(names) < 3 else f'{len(names)} methods'} as printed")
         if status == MAYBE and source.spreadless:
             remarks.append("no spread: no run of this data set has two seeds")
     return Result(status, shows, "; ".join(remarks))

@@ -84,7 +84,7 @@ def _count_lines(table: Table, row: Row, column: str) -> Iterator[dict[str, Any]
             | {
                 "variant": variant,
                 "ours": "" if counted is None else f"{counted:.6f}",
-                "difference": f"{counted - printed.value:.6f}" if printed and counted is not None else "",
+                "difference": _plain(counted - printed.value, 6) if printed and counted is not None else "",
                 "status": NOT_RUN if counted is None else "counted",
             }
         )
@@ -121,10 +121,15 @@ def _accuracy(row: Row, ours: Ours, column: str, definition: str) -> dict[str, A
         | {
             "ours": f"{measured.mean:.4f}",
             "std": "" if measured.std is None else f"{measured.std:.4f}",
-            "difference": f"{measured.mean - printed.value:.4f}" if printed and comparable else "",
+            "difference": _plain(measured.mean - printed.value, 4) if printed and comparable else "",
             "status": "measured",
         }
     )
+
+
+def _plain(value: float, decimals: int) -> str:
+    """Without a sign on what rounds to zero."""
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def _verdict(verdict: Verdict | None) -> dict[str, str]:

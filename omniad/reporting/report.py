@@ -42,7 +42,7 @@ def write_report(settings: Settings) -> Path:
         "paper_vs_code": relative_link(PAPER_VS_CODE, content.results),
     }
     for table in content.tables:
-        _write_table(environment, table, content.results / "tables")
+        write_table(environment, table, content.results / "tables")
     for classes in content.classes:
         _write_classes(environment, classes, content.results / "tables" / "classes")
     main = {(run.dataset, run.run) for run in content.main_runs}
@@ -68,7 +68,8 @@ def relative_link(target: Path, folder: Path) -> str:
     return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
 
 
-def _write_table(environment: jinja2.Environment, content: TableContent, folder: Path) -> None:
+def write_table(environment: jinja2.Environment, content: TableContent, folder: Path) -> None:
+    """Write one table as Markdown, LaTeX and CSV."""
     for ending in ("md", "tex"):
         text = environment.get_template(f"table.{ending}.j2").render(
             table=content.table, grid=content.grid, missing=content.missing

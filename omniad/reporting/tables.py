@@ -103,15 +103,22 @@ class Found:
     unlike: Mapping[RunKey, str]  # why a run doesn't compare with the paper
 
 
-def find(settings: Settings, measurements: Iterable[Measurement], runs: list[FinishedRun], counts: Counts) -> Found:
+def find(
+    settings: Settings,
+    measurements: Iterable[Measurement],
+    runs: list[FinishedRun],
+    counts: Counts,
+    protocol: Settings | None = None,
+) -> Found:
     """Put together what was measured.
 
     Args:
         measurements: the lines of measurements.csv.
         runs: the finished runs that they come from.
         counts: of `read_complexity`.
+        protocol: the paper's; by default the project's configuration without overlays.
     """
-    summary, paper = summarise(measurements), load_settings()
+    summary, paper = summarise(measurements), protocol or load_settings()
     seeds: dict[RunKey, list[FinishedRun]] = {}
     for run in runs:
         seeds.setdefault((run.dataset, run.run), []).append(run)
