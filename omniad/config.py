@@ -141,6 +141,13 @@ class TrainingSettings(Section):
     loss: Literal["mean", "eq6"] = Field(
         default="mean", description="mean squared error, or equation 6 as printed (not divided by the channels)"
     )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        default="fp32",
+        description="of a training step; tf32 concerns GPUs only; the encoder always uses fp32",
+    )
+    compile: bool = Field(
+        default=False, description="compile the decoder's blocks with torch.compile, if there is a compiler"
+    )
     cache_gib: float = Field(
         default=40.0,
         ge=0,

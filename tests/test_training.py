@@ -16,6 +16,7 @@ from omniad.models.omniad import reconstruction_loss
 from omniad.training.features import TrainingFeatures
 from omniad.training.loop import train
 from omniad.training.schedule import rate_factor
+from omniad.training.speed import arithmetic, compile_blocks
 
 
 def test_both_losses_are_their_formulas():
@@ -115,3 +116,41 @@ def test_missing_weights_and_packs_are_told_before_anything_is_written(run, tmp_
     with pytest.raises(UserError, match="no pack here"):
         train(unpacked, seed=0, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_bf16_learns_much_the_same(run, tmp_path):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        training = run.training.model_copy(update={"precision": precision})
+        train(run.model_copy(update={"training": training}), seed=0, out=tmp_path / precision)
+        with (tmp_path / precision / "history.csv").open() as file:
+            losses[precision] = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"][0] == pytest.approx(losses["fp32"][0], rel=0.05)
+
+
+def test_every_block_of_the_decoder_is_compiled(run, monkeypatch):
+    """Compilation itself takes minutes: `benchmarks/training.py` does it."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled.append(self))
+    model = build_model(run.model.model_copy(update={"depths": [1, 2, 3, 1]}))
+    compile_blocks(model, torch.device("cpu"))
+    assert [type(block).__name__ for block in compiled] == ["OmniBlock"] * 7
+
+
+def test_without_a_compiler_blocks_stay_as_they_are(run, monkeypatch, caplog):
+    monkeypatch.setenv("PATH", "")
+    compile_blocks(build_model(run.model), torch.device("cpu"))
+    assert "no compiler (g++) found; not compiled" in caplog.text
+
+
+def test_fp32_is_fp32_and_tf32_is_asked_for():
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [flag.allow_tf32 for flag in flags]
+    for precision in ("fp32", "tf32", "bf16"):
+        with arithmetic(precision, torch.device("cpu")):
+            assert [flag.allow_tf32 for flag in flags] == [precision == "tf32"] * 2
+            assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == (
+                torch.bfloat16 if precision == "bf16" else torch.float32
+            )
+    assert [flag.allow_tf32 for flag in flags] == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,11 @@ class Method(nn.Module, ABC):
             {"params": [p for p in trainable if p.ndim > 1], "weight_decay": training.weight_decay},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return [torch.optim.AdamW(groups, lr=training.learning_rate)]
+        return [torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)]
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Repeated parts that `training.compile` compiles one by one; none by default."""
+        return ()
 
     def never_run(self) -> Sequence[nn.Module]:
         """Parts that the published parameter counts of this method include, though its code never runs them.

@@ -29,6 +29,7 @@ class _NormSiLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.float() if x.dtype == torch.bfloat16 else x  # as autocast does with norms
         z = x - x.mean(1, keepdim=True)  # (B, N, D)
         scale = ((z * z).mean(1, keepdim=True) + EPS).rsqrt_()  # 1 / s (B, 1, D)
         z.mul_(scale)

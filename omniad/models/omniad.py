@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings, TrainingSettings
@@ -11,6 +13,7 @@ from omniad.models.decoder import Decoder
 from omniad.models.encoder import Encoder
 from omniad.models.method import Method
 from omniad.models.neck import Neck, jitter
+from omniad.models.omni_block import OmniBlock
 
 
 class OmniAD(Method):
@@ -70,6 +73,10 @@ class OmniAD(Method):
     def anomaly_maps(self, features: list[Tensor], size: int) -> Tensor:
         """Cosine distances at three scales, (B, size, size)."""
         return cosine_maps(features, self.reconstruct(features), size)
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """The decoder's Omni-blocks."""
+        return (module for module in self.decoder.modules() if isinstance(module, OmniBlock))
 
     @property
     def draws(self) -> bool:

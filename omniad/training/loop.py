@@ -32,6 +32,7 @@ from omniad.training.features import TrainingFeatures
 from omniad.training.progress import Progress, now
 from omniad.training.schedule import rate_factor
 from omniad.training.signals import Stop, stop_signals
+from omniad.training.speed import arithmetic, compile_blocks
 from omniad.training.state import Position, StateFolder, capture, fingerprint, restore
 
 SAVING_SHARE = 0.02  # a save that takes long is repeated less often, so that all take no more than this of the time
@@ -57,7 +58,8 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
     pack = open_pack(settings.pack_folder)
     torch.manual_seed(seed)
     model, weights = _prepare_model(settings, seed, device)
-    with stop_signals() as stop, locked(out, out / ".lock"), _out_of_memory(settings, device):
+    exact = arithmetic("fp32", device)  # but for the steps themselves
+    with stop_signals() as stop, locked(out, out / ".lock"), _out_of_memory(settings, device), exact:
         with atomic_write(out / "config.yaml") as file:
             file.write(to_yaml(settings))
         state = StateFolder(out / "state", fingerprint(settings, seed, pack.digest, weights.get("sha256", "")))
@@ -114,6 +116,8 @@ class Training:
         self.position = self._resume()
         self.features = TrainingFeatures(model, pack, settings.training.batch_size, settings.training.cache_gib, device)
         self.steps_per_epoch = self.features.steps_per_epoch
+        if settings.training.compile:
+            compile_blocks(model, device)
         epochs, progress_file = settings.training.epochs, state.folder / "progress.json"
         self.progress = Progress(progress_file, self.title, epochs, self.steps_per_epoch, self.position)
         self._clock = self._saved = time.monotonic()  # of the last look, and of the last save
@@ -168,7 +172,8 @@ class Training:
             position.waiting_s += time.monotonic() - start
             steps_done = position.epoch * self.steps_per_epoch + position.step
             share_done = steps_done / (training.epochs * self.steps_per_epoch)
-            loss, norm = train_step(self.model, batch, self.optimizers, training, share_done)
+            with arithmetic(training.precision, self.device):
+                loss, norm = train_step(self.model, batch, self.optimizers, training, share_done)
             position.losses.append(loss)
             position.norms.append(norm)
             position.step += 1
