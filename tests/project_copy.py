@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARTS = ["pyproject.toml", "Snakefile", "workflow", "config", "profiles", "slurm", "omniad"]
@@ -33,13 +33,11 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def start_snakemake(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Snakemake in a copy of the project, with that copy's package; its output on one pipe."""
+def start_snakemake(folder: Path, *arguments: str, output: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """Snakemake in a copy of the project, with that copy's package; its whole output in one file, or on a pipe."""
     command = [sys.executable, "-m", "snakemake", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True)
 
 
 def snakemake(folder: Path, *arguments: str, expect: int = 0) -> str:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGES = ["slurm-wlm", "munge"]
@@ -108,7 +109,7 @@ class Cluster:
     def stop(self) -> None:
         """Cancel what still runs and end the daemons, by the process ids that they wrote."""
         subprocess.run(["scancel", "--state=PENDING,RUNNING", "--me"], check=False, timeout=30, capture_output=True)
-        _wait(lambda: not squeue("%i", "--states=RUNNING,COMPLETING"), 20, check=False)
+        wait_until(lambda: not squeue("%i", "--states=RUNNING,COMPLETING"), 20, check=False)
         for file in [
             *self.folder.glob("run/slurmd-*.pid"),
             self.folder / "run/slurmctld.pid",
@@ -159,7 +160,7 @@ class Cluster:
             answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
             return answer.stdout.split() == self.nodes
 
-        _wait(idle, 60)
+        wait_until(idle, 60)
 
 
 def squeue(columns: str, *arguments: str) -> list[str]:
@@ -248,12 +249,12 @@ def _end(process: int | None) -> None:
     if process is None:
         return
     os.kill(process, signal.SIGTERM)
-    gone = _wait(lambda: not Path(f"/proc/{process}").exists(), 10, check=False)
+    gone = wait_until(lambda: not Path(f"/proc/{process}").exists(), 10, check=False)
     if not gone:
         os.kill(process, signal.SIGKILL)
 
 
-def _wait(condition, seconds: float, check: bool = True) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float, check: bool = True) -> bool:
     """Until the condition holds; False, or a TimeoutError, when it takes too long."""
     end = time.monotonic() + seconds
     while not condition():

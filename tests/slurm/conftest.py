@@ -8,10 +8,6 @@ import yaml
 from cluster import Cluster, Unavailable
 from project_copy import TINY, copy_project
 
-# Four epochs instead of one for the runs that the fault cases interrupt.
-LONG = {"training": {"epochs": 4, "save_every_s": 2.0}}
-INTERRUPTED = ("tokens_16", "tokens_36", "tokens_100", "q_q")
-
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory) -> Iterator[Cluster]:

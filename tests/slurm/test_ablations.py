@@ -6,12 +6,11 @@ import sys
 import pytest
 from cluster import Cluster
 from devices import DeviceWatch
+from faults import QUICK
 from project_copy import jobs, snakemake
 
 pytestmark = pytest.mark.slurm
 
-# Jobs here take seconds and share two cores: look often, one thread each.
-QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--set-threads", "train=1", "evaluate=1", "pack=1")
 TINY_DEMO = ("--configfile", "config/demo.yaml", "tiny.yaml")
 
 

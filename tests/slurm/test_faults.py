@@ -1,0 +1,95 @@
+"""What can go wrong on a cluster, each on one run: nothing is lost or trained twice, no folder has two writers."""
+
+import subprocess
+
+import pytest
+import yaml
+from cluster import Cluster, wait_until
+from faults import (
+    CONFIG,
+    Call,
+    assert_same_result,
+    job,
+    log_file,
+    run_folder,
+    start_at_once,
+    train_by_hand,
+    trainers,
+    write_overlay,
+)
+from project_copy import jobs, snakemake
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def overlay(project):
+    write_overlay(project)
+
+
+def test_a_job_that_fails_for_good_names_its_log_and_holds_up_nobody(project):
+    (project / "mended.yaml").write_text(yaml.safe_dump({"runs": {"hopeless": {"training": {"learning_rate": 0.001}}}}))
+    with Call(project, "hopeless", "uninterrupted", options=("--retries", "1")) as call:
+        output = call.finish(expect=1)
+    log = log_file(project, "hopeless")
+    assert str(log.relative_to(project)) in output
+    assert log.read_text().count("the loss is not finite") == 2  # two attempts in one log
+    assert (run_folder(project, "uninterrupted") / "model.safetensors").exists()
+    with Call(project, "hopeless", "uninterrupted", config=(*CONFIG, "mended.yaml")) as later:
+        assert jobs(later.finish())["train"] == 1
+
+
+def test_a_job_at_its_time_limit_goes_on_in_its_next_attempt(project):
+    with Call(project, "out_of_time") as call:
+        trainer = call.hold("out_of_time")
+        subprocess.run(["scontrol", "update", f"JobId={trainer.job}", "TimeLimit=1"], check=True)
+        call.finish()
+    assert job(trainer.job)["JobState"] == "TIMEOUT"
+    assert_same_result(project, "out_of_time")
+
+
+def test_a_preempted_job_is_requeued_and_goes_on(project):
+    with Call(project, "preempted", options=("--set-resources", "train:slurm_partition=low")) as call:
+        trainer = call.hold("preempted")
+        urgent = ["sbatch", "--partition=high", f"--nodelist={trainer.node}", "--exclusive", "--output=/dev/null"]
+        subprocess.run([*urgent, "--wrap=sleep 1"], check=True)
+        start_at_once(trainer.job)
+        call.finish()
+    assert job(trainer.job)["Restarts"] == "1"
+    assert_same_result(project, "preempted")
+
+
+def test_a_job_on_a_node_that_goes_down_goes_on_elsewhere(cluster: Cluster, project):
+    with Call(project, "on_a_lost_node") as call:
+        trainer = call.hold("on_a_lost_node")
+        cluster.kill_node(trainer.node)
+        start_at_once(trainer.job)
+        call.finish()
+    cluster.start_node(trainer.node)
+    assert job(trainer.job)["Restarts"] == "1"
+    assert job(trainer.job)["BatchHost"] != trainer.node
+    assert_same_result(project, "on_a_lost_node")
+
+
+def test_after_a_killed_snakemake_its_job_makes_room_for_the_next(project):
+    with Call(project, "orphaned") as call:
+        trainer = call.hold("orphaned")
+        call.snakemake.kill()
+    assert trainers(project, "orphaned") == [trainer]  # nobody ended it
+
+    second = train_by_hand(project, "orphaned")
+    assert second.returncode == 1
+    assert f"pid {trainer.process} on host" in second.stderr
+
+    with Call(project, "orphaned") as locked:
+        assert "--unlock" in locked.finish(expect=1)
+    snakemake(project, "--unlock", "--configfile", *CONFIG)
+    with Call(project, "orphaned") as again:
+        seen = []
+        wait_until(lambda: again.snakemake.poll() is not None or bool(seen.append(trainers(project, "orphaned"))), 180)
+        output = again.finish()
+    assert f"Slurm job {trainer.job} of an earlier, killed call is ended" in output
+    assert job(trainer.job)["JobState"] == "CANCELLED"
+    assert max(map(len, seen)) == 1  # never two writers
+    assert len({one.process for moment in seen for one in moment}) == 2  # first the orphan, then its successor
+    assert_same_result(project, "orphaned")
