@@ -8,6 +8,7 @@ gets more.
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from omniad.config import RunSettings
 from omniad.data.counts import expected_counts
@@ -15,8 +16,8 @@ from omniad.data.counts import expected_counts
 TRAINING_S = 0.03  # budget for one image of one epoch of the default model at 256 pixels
 EVALUATION_S = 0.03  # the same for one test image, metrics included
 START_MINUTES = 30  # imports, reading the pack, compiling
-MEMORY_GIB = 8  # of the process: torch, CUDA, images, one class's anomaly maps
-MAPPED_GIB = 8  # for a part of the memory-mapped features; the system drops their pages when others need the room
+MEMORY_GIB = 8  # of the process: torch, CUDA, batches
+MAP_BYTES = 16  # of a pixel of an anomaly map: the map, its mask, what sorting it takes
 UNKNOWN_IMAGES = 5000  # of a split, for a data set without a table of counts
 OTHER_METHOD = 5.0  # cost of another method of Table I, in default models of Omni-AD
 
@@ -34,22 +35,34 @@ def evaluation_minutes(run: RunSettings, attempt: int = 1) -> int:
     return attempt * (START_MINUTES + math.ceil(seconds / 60))
 
 
-def training_memory_mb(run: RunSettings, attempt: int = 1) -> int:
-    """Memory of a training, MB."""
-    return attempt * math.ceil(1024 * (MEMORY_GIB + min(MAPPED_GIB, run.training.cache_gib)))
+def memory_mb(run: RunSettings, attempt: int = 1) -> int:
+    """Memory of a training or an evaluation, MB; each attempt gets as much again as the one before.
 
-
-def evaluation_memory_mb(run: RunSettings, attempt: int = 1) -> int:
-    """Memory of an evaluation, MB: one class's maps are in memory at a time."""
-    return attempt * 1024 * MEMORY_GIB
+    Cached features and packs are memory-mapped files, which Slurm does not charge for. An evaluation holds the anomaly
+    maps of one class, and some copies.
+    """
+    maps = MAP_BYTES * run.data.image_size**2 * _largest_class(run)
+    return attempt * math.ceil(1024 * MEMORY_GIB + maps / 1e6)
 
 
 def images(run: RunSettings, split: str) -> int:
     """How many images a split of the run's data set has: from its table of counts, else a guess."""
-    counts = expected_counts(run.source.counts, run.source.views)
-    if run.source.miniature or counts is None:
-        return UNKNOWN_IMAGES
-    return sum(number for (_, part, _), number in counts.items() if part == split)
+    return sum(_class_counts(run, split).values()) or UNKNOWN_IMAGES
+
+
+def _largest_class(run: RunSettings) -> int:
+    """Test images of the largest class."""
+    return max(_class_counts(run, "test").values(), default=UNKNOWN_IMAGES)
+
+
+def _class_counts(run: RunSettings, split: str) -> Counter[str]:
+    """Class -> images of a split; empty for a data set without a table of counts."""
+    counts: Counter[str] = Counter()
+    if not run.source.miniature:
+        for (name, part, _), number in (expected_counts(run.source.counts, run.source.views) or {}).items():
+            if part == split:
+                counts[name] += number
+    return counts
 
 
 def relative_cost(run: RunSettings) -> float:

@@ -6,8 +6,8 @@ from omniad.config import load_settings, run_settings
 from omniad.job_size import (
     evaluation_minutes,
     images,
+    memory_mb,
     relative_cost,
-    training_memory_mb,
     training_minutes,
 )
 from omniad.models.complexity import complexity
@@ -43,10 +43,10 @@ def test_time_grows_with_epochs_images_and_attempt():
     assert evaluation_minutes(released) > evaluation_minutes(run_settings(SETTINGS, "visa", "default"))
 
 
-def test_memory_grows_with_the_cache_up_to_what_is_worth_holding():
-    def memory(cache_gib: float) -> int:
-        return training_memory_mb(
-            DEFAULT.model_copy(update={"training": DEFAULT.training.model_copy(update={"cache_gib": cache_gib})})
-        )
+def test_memory_grows_with_the_largest_class_and_the_attempt():
+    def memory(dataset, attempt=1):
+        return memory_mb(run_settings(SETTINGS, dataset, "default"), attempt)
 
-    assert memory(0.0) < memory(4.0) < memory(8.0) == memory(40.0) == 16 * 1024
+    assert memory("mvtec", attempt=2) == 2 * memory("mvtec")
+    maps = 3800 * 256 * 256 * 4 / 1e6  # of Real-IAD's largest classes, float32
+    assert memory("realiad") > 8 * 1024 + 2 * maps > memory("mvtec")

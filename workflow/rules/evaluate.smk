@@ -1,5 +1,5 @@
 # A checkpoint's scores and metrics on the test images.
-from omniad.job_size import evaluation_memory_mb, evaluation_minutes
+from omniad.job_size import evaluation_minutes, memory_mb
 
 
 rule evaluate:
@@ -14,7 +14,7 @@ rule evaluate:
     threads: threads_of_a_place
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: evaluation_memory_mb(settings_of(wildcards), attempt),
+        mem_mb=lambda wildcards, attempt: memory_mb(settings_of(wildcards), attempt),
         runtime=lambda wildcards, attempt: at_most_default(evaluation_minutes(settings_of(wildcards), attempt)),
     params:
         folder=subpath(input.model, parent=True),

@@ -1,6 +1,6 @@
 # One run, one device: everything that changes a run's numbers is in its params, and nothing else is, so that a run is
 # trained again exactly when it must be.
-from omniad.job_size import training_memory_mb, training_minutes
+from omniad.job_size import memory_mb, training_minutes
 
 
 def weights_input(wildcards):
@@ -27,7 +27,7 @@ rule train:
     threads: threads_of_a_place
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: training_memory_mb(settings_of(wildcards), attempt),
+        mem_mb=lambda wildcards, attempt: memory_mb(settings_of(wildcards), attempt),
         runtime=lambda wildcards, attempt: at_most_default(training_minutes(settings_of(wildcards), attempt)),
     params:
         folder=subpath(output[0], parent=True),
@@ -36,4 +36,4 @@ rule train:
         version=TRAINING_VERSION,
     shell:
         "{OMNIAD} train --config {CONFIG} --dataset {wildcards.dataset} --run {wildcards.run}"
-        " --seed {wildcards.seed} --out {params.folder} 2>&1 | tee -a {log}"
+        " --seed {wildcards.seed} --out {params.folder} 2>&1 | tee {log}"
