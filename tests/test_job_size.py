@@ -47,6 +47,6 @@ def test_memory_grows_with_the_largest_class_and_the_attempt():
     def memory(dataset, attempt=1):
         return memory_mb(run_settings(SETTINGS, dataset, "default"), attempt)
 
-    assert memory("mvtec", attempt=2) == 2 * memory("mvtec")
+    assert [memory("mvtec", attempt) / memory("mvtec") for attempt in (1, 2, 3, 4)] == [1, 2, 3, 3]
     maps = 3800 * 256 * 256 * 4 / 1e6  # of Real-IAD's largest classes, float32
     assert memory("realiad") > 8 * 1024 + 2 * maps > memory("mvtec")

@@ -53,6 +53,20 @@ def test_the_cluster_profile_is_found_and_needs_no_other_option(clone):
     assert int(re.findall(wide, longer)[0]) > 1440
 
 
+def test_the_cluster_profiles_commented_lines_work_when_the_mark_is_taken_away(clone):
+    text = (clone / "slurm/config.yaml").read_text()
+    edited = re.sub(r"^( *)# (slurm_|set-resources|  train:|  evaluate:)", r"\1\2", text, flags=re.MULTILINE)
+    assert edited.count("\n#") < text.count("\n#")
+    (clone / "edited").mkdir()
+    (clone / "edited/config.yaml").write_text(edited)
+    output = project_copy.snakemake(clone, "-n", "--profile", "edited", "table5", "--config", "seeds=[0]")
+    for rule in ("train", "evaluate"):
+        (resources,) = set(re.findall(rf"rule {rule}:(?:\n .*)*gpu_model=(\w+)", output))
+        assert resources == "a100"
+    assert "slurm_account=my_account" in output
+    assert "slurm_partition=gpu" in output
+
+
 def test_targets_that_train_nothing(clone):
     for target in ("data", "complexity", "report"):
         assert "train" not in jobs(snakemake(clone, target, "-n"))

@@ -49,6 +49,7 @@ class Trainer:
     process: int
     job: str
     node: str
+    device: str
 
 
 class Call:
@@ -94,7 +95,8 @@ def trainers(project: Path, run: str) -> list[Trainer]:
         except OSError:
             continue
         if here and words[1:4] == ["-m", "omniad", "train"] and run in words:
-            found.append(Trainer(process, environment["SLURM_JOB_ID"], environment["SLURMD_NODENAME"]))
+            keys = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")
+            found.append(Trainer(process, *(environment.get(key, "") for key in keys)))
     return found
 
 

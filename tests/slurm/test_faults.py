@@ -50,18 +50,21 @@ def test_a_job_at_its_time_limit_goes_on_in_its_next_attempt(project):
 
 
 def test_a_preempted_job_is_requeued_and_goes_on(project):
-    with Call(project, "preempted", options=("--set-resources", "train:slurm_partition=low")) as call:
+    low_and_a_kind_of_gpu = ("--set-resources", "train:slurm_partition=low", "train:gpu_model=fake")
+    with Call(project, "preempted", options=low_and_a_kind_of_gpu) as call:
         trainer = call.hold("preempted")
         urgent = ["sbatch", "--partition=high", f"--nodelist={trainer.node}", "--exclusive", "--output=/dev/null"]
         subprocess.run([*urgent, "--wrap=sleep 1"], check=True)
         start_at_once(trainer.job)
         call.finish()
     assert job(trainer.job)["Restarts"] == "1"
+    assert trainer.device in ("0", "1")
     assert_same_result(project, "preempted")
 
 
 def test_a_job_on_a_node_that_goes_down_goes_on_elsewhere(cluster: Cluster, project):
-    with Call(project, "on_a_lost_node") as call:
+    gres = ("--set-resources", "train:gpu=0", "train:gres=gpu:1")
+    with Call(project, "on_a_lost_node", options=gres) as call:
         trainer = call.hold("on_a_lost_node")
         cluster.kill_node(trainer.node)
         start_at_once(trainer.job)
@@ -69,6 +72,7 @@ def test_a_job_on_a_node_that_goes_down_goes_on_elsewhere(cluster: Cluster, proj
     cluster.start_node(trainer.node)
     assert job(trainer.job)["Restarts"] == "1"
     assert job(trainer.job)["BatchHost"] != trainer.node
+    assert trainer.device in ("0", "1")
     assert_same_result(project, "on_a_lost_node")
 
 
