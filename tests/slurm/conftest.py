@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from cluster import Cluster, Unavailable
-from project_copy import TINY, copy_project
+from faults import prepare_project
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +21,4 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Path:
-    folder = copy_project(tmp_path_factory.mktemp("project"))
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    return folder
+    return prepare_project(tmp_path_factory.mktemp("project"))

@@ -15,7 +15,7 @@ from types import TracebackType
 import pandas as pd
 import yaml
 from cluster import job_processes, wait_until
-from project_copy import start_snakemake
+from project_copy import TINY, copy_project, start_snakemake
 
 # All alike, so that all must end with the same bits; a name for each case. 72 steps, a state saved after each second.
 RUNS = ("uninterrupted", "out_of_time", "preempted", "on_a_lost_node", "orphaned")
@@ -30,8 +30,12 @@ CONFIG = ("config/demo.yaml", "tiny.yaml", "faults.yaml")
 QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--set-threads", "train=1", "evaluate=1", "pack=1")
 
 
-def write_overlay(project: Path) -> None:
-    (project / "faults.yaml").write_text(yaml.safe_dump(OVERLAY))
+def prepare_project(folder: Path) -> Path:
+    """A copy of the project, with the overlays of these tests."""
+    copy_project(folder)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "faults.yaml").write_text(yaml.safe_dump(OVERLAY))
+    return folder
 
 
 def run_folder(project: Path, run: str) -> Path:
@@ -118,10 +122,9 @@ def train_by_hand(project: Path, run: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
-def assert_same_result(project: Path, run: str) -> None:
-    """Bit for bit that of the uninterrupted run, and reached by going on, not by starting over."""
-    ours, reference = run_folder(project, run), run_folder(project, "uninterrupted")
-    assert "goes on after epoch" in log_file(project, run).read_text()
+def assert_went_on_to_the_same_result(log: Path, ours: Path, reference: Path) -> None:
+    """Bit for bit that of the uninterrupted run's folder, and reached by going on, not by starting over."""
+    assert "goes on after epoch" in log.read_text()
     assert (ours / "model.safetensors").read_bytes() == (reference / "model.safetensors").read_bytes()
     history, expected = (pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (ours, reference))
     pd.testing.assert_frame_equal(history, expected, check_exact=True)

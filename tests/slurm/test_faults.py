@@ -1,6 +1,8 @@
 """What can go wrong on a cluster, each on one run: nothing is lost or trained twice, no folder has two writers."""
 
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,14 +10,15 @@ from cluster import Cluster, squeue, wait_until
 from faults import (
     CONFIG,
     Call,
-    assert_same_result,
+    Trainer,
+    assert_went_on_to_the_same_result,
     job,
     log_file,
+    prepare_project,
     run_folder,
     start_at_once,
     train_by_hand,
     trainers,
-    write_overlay,
 )
 from project_copy import jobs, snakemake
 
@@ -23,8 +26,17 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def overlay(project):
-    write_overlay(project)
+def at_its_time_limit(cluster, tmp_path_factory) -> Iterator[tuple[Call, Trainer]]:
+    """A call beside those of the other cases, because Slurm needs more than a minute for a limit of one."""
+    with Call(prepare_project(tmp_path_factory.mktemp("second")), "out_of_time") as call:
+        trainer = call.hold("out_of_time")
+        subprocess.run(["scontrol", "update", f"JobId={trainer.job}", "TimeLimit=1"], check=True)
+        yield call, trainer
+
+
+def assert_same_result(project: Path, run: str, reference_project: Path | None = None) -> None:
+    reference = run_folder(reference_project or project, "uninterrupted")
+    assert_went_on_to_the_same_result(log_file(project, run), run_folder(project, run), reference)
 
 
 def test_a_job_that_fails_for_good_names_its_log_and_holds_up_nobody(project):
@@ -38,15 +50,6 @@ def test_a_job_that_fails_for_good_names_its_log_and_holds_up_nobody(project):
     assert (run_folder(project, "uninterrupted") / "model.safetensors").exists()
     with Call(project, "hopeless", "uninterrupted", config=(*CONFIG, "mended.yaml")) as later:
         assert jobs(later.finish())["train"] == 1
-
-
-def test_a_job_at_its_time_limit_goes_on_in_its_next_attempt(project):
-    with Call(project, "out_of_time") as call:
-        trainer = call.hold("out_of_time")
-        subprocess.run(["scontrol", "update", f"JobId={trainer.job}", "TimeLimit=1"], check=True)
-        call.finish()
-    assert job(trainer.job)["JobState"] == "TIMEOUT"
-    assert_same_result(project, "out_of_time")
 
 
 def test_a_preempted_job_is_requeued_and_goes_on(project):
@@ -98,3 +101,10 @@ def test_after_a_killed_snakemake_its_job_makes_room_for_the_next(project):
     assert max(map(len, seen)) == 1  # never two writers
     assert len({one.process for moment in seen for one in moment}) == 2  # first the orphan, then its successor
     assert_same_result(project, "orphaned")
+
+
+def test_a_job_at_its_time_limit_goes_on_in_its_next_attempt(project, at_its_time_limit):
+    call, trainer = at_its_time_limit
+    call.finish()
+    assert job(trainer.job)["JobState"] == "TIMEOUT"
+    assert_same_result(call.project, "out_of_time", project)

@@ -30,7 +30,7 @@ except UserError as error:
 
 # Before Slurm kills a job it sends SIGTERM to all its processes. A shell that died of that would end the job with an
 # error, and such a job is not requeued; so shells (and tee, for a log's last lines) wait to be killed.
-shell.prefix('set -euo pipefail; [ -z "${SLURM_JOB_ID:-}" ] || trap "" TERM; ')
+shell.prefix('set -euo pipefail; [ -z "${{SLURM_JOB_ID:-}}" ] || trap "" TERM; ')
 
 OMNIAD = f"{sys.executable} -m omniad"
 RESULTS = settings.results
