@@ -14,7 +14,7 @@ from omniad.config import load_settings
 from omniad.targets import target_runs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DOCUMENTS = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "results/README.md"]
+DOCUMENTS = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "results/README.md"]
 
 
 def commands(program: str) -> list[str]:
@@ -41,6 +41,15 @@ def test_every_snakemake_command_names_targets_that_exist(line):
 def test_links_to_files_of_the_project_lead_somewhere(file):
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", file.read_text())
     assert [target for target in targets if not (file.parent / target).exists()] == []
+
+
+def test_the_example_report_is_small_and_whole():
+    folder = REPOSITORY / "docs" / "example-report"
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 600_000
+    text = (folder / "report.md").read_text()
+    assert "miniature" in text.splitlines()[0]
+    for part in ("## Verdicts", "## Table VII", "## What the paper claims", "## Figure 3", "## The runs"):
+        assert part in text
 
 
 def test_a_mistake_is_one_line_and_a_traceback_on_request(capsys):
