@@ -125,7 +125,7 @@ def test_the_first_paragraph_says_what_was_run(miniature):
         "19 runs on MVTec-AD (miniature), VisA (miniature) and Real-IAD (miniature), seed 0.",
         "variant `equations`",
         "Epochs: 500.",
-        "256 x 256 pixels, computed in fp32",
+        "256 x 256 pixels. Precision: fp32.",
         "`resnet34`; `resnet18` in `resnet18`",
         "IMAGENET1K_V1, pretrained on ImageNet-1k",
         "Test CPU, 2 threads, no GPU",

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from omniad.config import RunSettings, load_run_settings
 from omniad.data.packs import Pack, normalise, open_pack
 from omniad.devices import pick_device
+from omniad.energy import EnergyMeter
 from omniad.errors import UserError
 from omniad.evaluation.definitions import DEFINITIONS, METRICS, ClassResult, Definition
 from omniad.evaluation.examples import write_examples
@@ -62,6 +63,7 @@ def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool 
         UserError: a file is missing or damaged, an anomaly map is not finite, the folder cannot be written.
     """
     device, clock = device or pick_device(), time.perf_counter()
+    meter = EnergyMeter(device)
     settings = load_run_settings(run_dir)
     pack = open_pack(settings.pack_folder)
     model = load_model(run_dir, device)
@@ -73,6 +75,7 @@ def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool 
             "hardware": hardware(device),
             "peak_memory_mib": peak_memory_mib(device),
             "images": sum(len(each.rows) for each in classes),
+            **({"energy_j": round(meter.joules(), 2)} if meter.counts else {}),
         },
     )
     _write_scores(run_dir / "scores.csv", classes)

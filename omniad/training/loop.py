@@ -22,6 +22,7 @@ from omniad.data.lock import locked
 from omniad.data.packs import Pack, open_pack
 from omniad.data.weights import weights_file
 from omniad.devices import pick_device
+from omniad.energy import EnergyMeter
 from omniad.errors import UserError
 from omniad.files import atomic_write, sha256_file
 from omniad.models import Method, build_model, save_model
@@ -121,6 +122,7 @@ class Training:
         epochs, progress_file = settings.training.epochs, state.folder / "progress.json"
         self.progress = Progress(progress_file, self.title, epochs, self.steps_per_epoch, self.position)
         self._clock = self._saved = time.monotonic()  # of the last look, and of the last save
+        self._meter = EnergyMeter(device)
         self._save_s = 0.0  # that the last save took
 
     def run(self) -> None:
@@ -140,10 +142,11 @@ class Training:
         self.progress.write()
 
     def costs(self) -> dict[str, Any]:
-        """What provenance.json tells of the training's time, all resumed parts together."""
+        """What provenance.json tells of the training's time and energy, all resumed parts together."""
         position = self.position
-        seconds = {key: round(getattr(position, key), 2) for key in ("wall_s", "saving_s", "waiting_s")}
-        return {"started": position.started, "resumes": position.resumes, **seconds}
+        keys = ("wall_s", "saving_s", "waiting_s", *(("energy_j",) if self._meter.counts else ()))
+        measured = {key: round(getattr(position, key), 2) for key in keys}
+        return {"started": position.started, "resumes": position.resumes, **measured}
 
     def _resume(self) -> Position:
         state = self.state.load()
@@ -230,6 +233,7 @@ class Training:
         clock = time.monotonic()
         self.position.seconds += clock - self._clock
         self.position.wall_s += clock - self._clock
+        self.position.energy_j += self._meter.joules()
         self._clock = clock
 
     def _check_finite(self) -> None:

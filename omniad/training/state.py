@@ -46,6 +46,7 @@ class Position:
     wall_s: float = 0.0  # of all processes that worked on this training; so are the next two
     saving_s: float = 0.0
     waiting_s: float = 0.0
+    energy_j: float = 0.0  # of the GPU, where it has a counter
     resumes: int = 0
 
 
