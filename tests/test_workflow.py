@@ -1,5 +1,6 @@
 """The workflow as a person types it: what would run, what does run, and what never runs again without need."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -108,11 +109,21 @@ def test_without_data_all_that_is_missing_is_told_and_nothing_is_left(tmp_path, 
     assert not (tmp_path / "fresh" / "data").exists()
 
 
-def test_two_trainings_never_share_a_processor(clone):
-    output = snakemake(clone, "table1", "-n", "--verbose")
-    assert re.search(r"gpu=1", output)
-    capped = snakemake(clone, "table1", "-n", "--resources", "gpu=5")
-    assert jobs(capped)["train"] == 9
+@pytest.mark.parametrize(
+    ("visible", "options", "places"), [(None, [], 2), ("1", [], 1), (None, ["--resources", "gpu=5"], 5)]
+)
+def test_as_many_trainings_at_once_as_there_are_gpus(clone, tmp_path, monkeypatch, visible, options, places):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: X (UUID: GPU-1)'\necho 'GPU 1: X (UUID: GPU-2)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (tmp_path / "no_data.yaml").write_text("sources: {mvtec: {folder: nowhere, url: ''}}\n")
+    # It tells what it has, and ends: there are no data.
+    output = snakemake(clone, "table2", *options, "--configfile", str(tmp_path / "no_data.yaml"), expect=1)
+    assert re.search(rf'Provided resources: gpu=(Resource\("gpu", )?{places}\b', output), output
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from calls import prepare_project
 from cluster import Cluster, Unavailable
-from faults import prepare_project
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster import Cluster, squeue, wait_until
-from faults import (
+from calls import (
     CONFIG,
     Call,
     Trainer,
@@ -17,9 +16,11 @@ from faults import (
     prepare_project,
     run_folder,
     start_at_once,
+    train,
     train_by_hand,
     trainers,
 )
+from cluster import Cluster, squeue, wait_until
 from project_copy import jobs, snakemake
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 @pytest.fixture(autouse=True, scope="module")
 def at_its_time_limit(cluster, tmp_path_factory) -> Iterator[tuple[Call, Trainer]]:
     """A call beside those of the other cases, because Slurm needs more than a minute for a limit of one."""
-    with Call(prepare_project(tmp_path_factory.mktemp("second")), "out_of_time") as call:
+    with train(prepare_project(tmp_path_factory.mktemp("second")), "out_of_time") as call:
         trainer = call.hold("out_of_time")
         subprocess.run(["scontrol", "update", f"JobId={trainer.job}", "TimeLimit=1"], check=True)
         yield call, trainer
@@ -41,20 +42,20 @@ def assert_same_result(project: Path, run: str, reference_project: Path | None =
 
 def test_a_job_that_fails_for_good_names_its_log_and_holds_up_nobody(project):
     (project / "mended.yaml").write_text(yaml.safe_dump({"runs": {"hopeless": {"training": {"learning_rate": 0.001}}}}))
-    with Call(project, "hopeless", "uninterrupted", options=("--retries", "1")) as call:
+    with train(project, "hopeless", "uninterrupted", options=("--retries", "1")) as call:
         output = call.finish(expect=1)
     log = log_file(project, "hopeless")
     assert str(log.relative_to(project)) in output
     assert "the loss is not finite" in log.read_text()
     assert squeue("%T|%k", "--states=all").count("FAILED|rule_train_wildcards_mvtec_hopeless_0") == 2  # attempts
     assert (run_folder(project, "uninterrupted") / "model.safetensors").exists()
-    with Call(project, "hopeless", "uninterrupted", config=(*CONFIG, "mended.yaml")) as later:
+    with train(project, "hopeless", "uninterrupted", config=(*CONFIG, "mended.yaml")) as later:
         assert jobs(later.finish())["train"] == 1
 
 
 def test_a_preempted_job_is_requeued_and_goes_on(project):
     low_and_a_kind_of_gpu = ("--set-resources", "train:slurm_partition=low", "train:gpu_model=fake")
-    with Call(project, "preempted", options=low_and_a_kind_of_gpu) as call:
+    with train(project, "preempted", options=low_and_a_kind_of_gpu) as call:
         trainer = call.hold("preempted")
         urgent = ["sbatch", "--partition=high", f"--nodelist={trainer.node}", "--exclusive", "--output=/dev/null"]
         subprocess.run([*urgent, "--wrap=sleep 1"], check=True)
@@ -67,7 +68,7 @@ def test_a_preempted_job_is_requeued_and_goes_on(project):
 
 def test_a_job_on_a_node_that_goes_down_goes_on_elsewhere(cluster: Cluster, project):
     gres = ("--set-resources", "train:gpu=0", "train:gres=gpu:1")
-    with Call(project, "on_a_lost_node", options=gres) as call:
+    with train(project, "on_a_lost_node", options=gres) as call:
         trainer = call.hold("on_a_lost_node")
         cluster.kill_node(trainer.node)
         start_at_once(trainer.job)
@@ -80,7 +81,7 @@ def test_a_job_on_a_node_that_goes_down_goes_on_elsewhere(cluster: Cluster, proj
 
 
 def test_after_a_killed_snakemake_its_job_makes_room_for_the_next(project):
-    with Call(project, "orphaned") as call:
+    with train(project, "orphaned") as call:
         trainer = call.hold("orphaned")
         call.snakemake.kill()
     assert trainers(project, "orphaned") == [trainer]  # nobody ended it
@@ -89,10 +90,10 @@ def test_after_a_killed_snakemake_its_job_makes_room_for_the_next(project):
     assert second.returncode == 1
     assert f"pid {trainer.process} on host" in second.stderr
 
-    with Call(project, "orphaned") as locked:
+    with train(project, "orphaned") as locked:
         assert "--unlock" in locked.finish(expect=1)
     snakemake(project, "--unlock", "--configfile", *CONFIG)
-    with Call(project, "orphaned") as again:
+    with train(project, "orphaned") as again:
         seen = []
         wait_until(lambda: again.snakemake.poll() is not None or bool(seen.append(trainers(project, "orphaned"))), 180)
         output = again.finish()

@@ -17,11 +17,11 @@ import yaml
 from cluster import job_processes, wait_until
 from project_copy import TINY, copy_project, start_snakemake
 
-# All alike, so that all must end with the same bits; a name for each case. 72 steps, a state saved after each second.
+# All alike, so that all must end with the same bits; a name for each case. The first state is saved after a few steps.
 RUNS = ("uninterrupted", "out_of_time", "preempted", "on_a_lost_node", "orphaned")
 OVERLAY = {
     "runs": {
-        **{run: {"training": {"epochs": 4, "save_every_s": 1.0}} for run in RUNS},
+        **{run: {"training": {"epochs": 4, "save_every_s": 0.1}} for run in RUNS},
         "hopeless": {"training": {"learning_rate": 1e30}},
     }
 }
@@ -57,14 +57,12 @@ class Trainer:
 
 
 class Call:
-    """`snakemake --profile slurm` for the trainings of some runs; killed if it still runs when the block ends."""
+    """`snakemake --profile slurm` in the background; killed if it still runs when the block ends."""
 
-    def __init__(self, project: Path, *runs: str, options: tuple[str, ...] = (), config: tuple[str, ...] = CONFIG):
-        targets = [str(run_folder(project, run).relative_to(project) / "model.safetensors") for run in runs]
-        words = ("--profile", "slurm", *targets, *QUICK, *options, "--configfile", *config)
+    def __init__(self, project: Path, *words: str):
         self.project, self.output = project, project / f"call-{time.time_ns()}.txt"
         with self.output.open("w") as file:
-            self.snakemake = start_snakemake(project, *words, output=file)
+            self.snakemake = start_snakemake(project, "--profile", "slurm", *words, output=file)
 
     def __enter__(self) -> Call:
         return self
@@ -82,11 +80,17 @@ class Call:
         return self.output.read_text()
 
     def hold(self, run: str) -> Trainer:
-        """Wait until the run's state was saved, then stop its process in its tracks: Slurm's jobs pass no time so."""
+        """Wait until the run's state was saved, then halt its process: it goes no further until the fault comes."""
         wait_until(lambda: (run_folder(self.project, run) / "state/latest.pt").exists(), 120)
         (trainer,) = trainers(self.project, run)
         os.kill(trainer.process, signal.SIGSTOP)
         return trainer
+
+
+def train(project: Path, *runs: str, options: tuple[str, ...] = (), config: tuple[str, ...] = CONFIG) -> Call:
+    """A call for the trainings of some runs."""
+    models = [str(run_folder(project, run).relative_to(project) / "model.safetensors") for run in runs]
+    return Call(project, *models, *QUICK, *options, "--configfile", *config)
 
 
 def trainers(project: Path, run: str) -> list[Trainer]:
