@@ -17,8 +17,12 @@ class SlurmJob:
     """One job in the queue; `step` is the workflow's name for it, see `step_name`."""
 
     id: str
-    state: str  # PENDING, RUNNING, ...
+    state: str  # PENDING, RUNNING, COMPLETING, ...
     step: str
+
+    @property
+    def waits(self) -> bool:
+        return self.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
 
 
 def step_name(rule: str, *wildcards: str) -> str:

@@ -35,7 +35,7 @@ def run_statuses(settings: Settings, target: str) -> Iterator[RunStatus]:
         UserError: there is no such target.
     """
     folders = run_folders(settings, target)
-    jobs = {job.step: job for job in queued_jobs(Path.cwd())}
+    jobs = {job.step: job for job in queued_jobs(Path.cwd()) if job.state != "COMPLETING"}
     for folder in folders:
         yield _status(folder, Path(settings.results, "logs"), jobs)
 
@@ -44,7 +44,7 @@ def _status(folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -> RunStatus
     dataset, run, seed = folder.parts[-3:]
     progress = _read_progress(folder / "state" / "progress.json")
     training = jobs.get(step_name("train", dataset, run, seed.removeprefix("seed")))
-    if _locked(folder / ".lock") or (training and training.state == "RUNNING"):
+    if _locked(folder / ".lock") or (training and not training.waits):
         return RunStatus(folder, "running", _in_a_row(_position(progress), _left(progress), _job(training)))
     if training:
         return RunStatus(folder, "queued", _in_a_row(_position(progress), _job(training)))
@@ -63,7 +63,7 @@ def _evaluation_status(folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -
     dataset, run, seed = folder.parts[-3:]
     evaluation = jobs.get(step_name("evaluate", dataset, run, seed.removeprefix("seed")))
     if evaluation:
-        state = "running" if evaluation.state == "RUNNING" else "queued"
+        state = "queued" if evaluation.waits else "running"
         return RunStatus(folder, state, _in_a_row("evaluation", _job(evaluation)))
     if (folder / "metrics.csv").exists():
         return RunStatus(folder, "done")

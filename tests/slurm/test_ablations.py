@@ -11,7 +11,7 @@ from cluster import Cluster, wait_until
 from devices import DeviceWatch
 from project_copy import jobs, snakemake
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 
 TINY_DEMO = ("--configfile", "config/demo.yaml", "tiny.yaml")
 
