@@ -107,6 +107,15 @@ def pickled() -> bytes:
     return buffer.getvalue()
 
 
+def inflated() -> bytes:
+    """An archive that says of itself that it unpacks to more than 2 GiB."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", b"0" * 100)
+    small, large = (100).to_bytes(4, "little"), (2**31 + 1).to_bytes(4, "little")
+    return buffer.getvalue().replace(small, large)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "told"),
     [
@@ -119,6 +128,7 @@ def pickled() -> bytes:
         ("runs/mvtec/.hidden/seed0/metrics.csv", b"", "no file of a run"),
         ("runs/mvtec/other/seed0/config.yaml", b"", "holds no finished run, or one without metrics"),
         (BASE + "curves.npz", pickled(), r"curves\.npz: not a file of `omniad evaluate`"),
+        (BASE + "curves.npz", inflated(), r"curves\.npz: .*unpacks to 2 GiB"),
         (BASE + "config.yaml", b"!!python/object/apply:os.system [touch pwned]", "not valid YAML"),
         (BASE + "config.yaml", b"dataset: visa", "config.yaml"),
         (BASE + "provenance.json", b"[1]", "not a JSON object"),

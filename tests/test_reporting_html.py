@@ -76,6 +76,12 @@ def test_what_stands_in_a_run_folder_is_shown_as_text(report):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
+def test_no_html_of_a_run_folder_counts_in_markdown_either(report):
+    text = report.with_suffix(".md").read_text()
+    assert "<script" not in text
+    assert "&lt;script>alert(1)&lt;/script>" in text
+
+
 def test_each_number_of_ours_leads_to_its_runs(report):
     page = Page(report.read_text())
     assert {"run-mvtec-default", "run-mvtec-only_q"} <= set(page.ids)

@@ -152,7 +152,7 @@ def test_costs_of_a_miniature_are_shown_beside_print(miniature):
     row = next(line for line in table if line[0].startswith("ResNet50"))
     # 1.25 M parameters and 3 G multiply-adds, as written above; 468 and 114 are printed without decimals.
     assert row[:7] == ["ResNet50 (a)", "468", f"1 {LOWER}", "1", "114", f"3 {LOWER}", "3"]
-    assert "(a) Half as wide | as it should be." in miniature.read_text()
+    assert "(a) Half as wide \\| as it should be." in miniature.read_text()
 
 
 def test_links_lead_somewhere(miniature):

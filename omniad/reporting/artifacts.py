@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from omniad.errors import UserError
 
 T = TypeVar("T")
+LARGEST = 2**31  # bytes of an .npz when unpacked: more than any run writes, less than a hostile one could
 DAMAGED = (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile)
 
 
@@ -80,9 +82,17 @@ def _scores(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: (np.array(labels), np.array(scores)) for name, (labels, scores) in classes.items()}
 
 
+def _open(file: Path) -> NpzFile:
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > LARGEST:
+        raise ValueError(f"unpacks to {size / 2**30:.0f} GiB")
+    return np.load(file, allow_pickle=False)
+
+
 def _curves(file: Path) -> dict[str, dict[str, np.ndarray]]:
     curves: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(file, allow_pickle=False) as stored:
+    with _open(file) as stored:
         for key in stored.files:
             name, _, curve = key.rpartition("/")
             curves.setdefault(curve, {})[name] = stored[key].reshape(2, -1)
@@ -90,7 +100,7 @@ def _curves(file: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _examples(file: Path) -> list[Example]:
-    with np.load(file, allow_pickle=False) as stored:
+    with _open(file) as stored:
         images, masks, maps = stored["images"], stored["masks"] > 0, stored["maps"].astype(np.float32)
         facts = [stored[name].tolist() for name in ("kind", "image", "label", "score")]
     if not images.ndim == 4 or not images.shape[:3] == masks.shape == maps.shape:

@@ -43,8 +43,8 @@ def templates() -> jinja2.Environment:
 
 
 def markdown(text: str) -> str:
-    """Text that may stand in a cell of a Markdown table; a newline becomes a line break."""
-    return text.replace("|", "\\|").replace("\n", "<br>")
+    """Text that may stand in Markdown, in a cell of a table too: no HTML in it counts; a newline is a line break."""
+    return str(text).replace("<", "&lt;").replace("|", "\\|").replace("\n", "<br>")
 
 
 def latex(text: str) -> str:

@@ -83,7 +83,7 @@ def write_table(environment: jinja2.Environment, content: TableContent, folder: 
 
 def _write_classes(environment: jinja2.Environment, classes: ClassTable, folder: Path) -> None:
     scores = [relative_link(one / "scores.csv", folder) for one in classes.folders]
-    text = environment.get_template("classes.md.j2").render(table=classes, scores=scores, heading="# ")
+    text = environment.get_template("classes.md.j2").render(table=classes, scores=scores)
     _write(folder / f"{classes.name}.md", text)
     write_csv(classes, folder / f"{classes.name}.csv")
 
