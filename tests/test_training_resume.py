@@ -339,3 +339,18 @@ def test_out_of_memory_tells_which_setting_to_lower(run, tmp_path, monkeypatch, 
     monkeypatch.setattr(omniad.training.loop, "train_step", fail)
     with pytest.raises(UserError, match=r"out of memory on cpu: lower training.batch_size \(now 3\)"):
         train(run, 0, tmp_path, CPU)
+
+
+def test_costs_are_those_of_all_parts_together(run, tmp_path, monkeypatch):
+    few = changed(run, epochs=2)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(InterruptedError):
+            train(few, 0, tmp_path, CPU)
+    first = torch.load(tmp_path / "state" / LATEST, weights_only=True)["position"]
+    train(few, 0, tmp_path, CPU)
+    costs = json.loads((tmp_path / "provenance.json").read_text())["training"]
+    assert costs["resumes"] == 1
+    assert costs["wall_s"] > first["wall_s"] > 0
+    assert 0 < costs["saving_s"] < costs["wall_s"]
+    assert 0 <= costs["waiting_s"] < costs["wall_s"]

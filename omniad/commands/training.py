@@ -1,4 +1,4 @@
-"""Training: train, pretrain."""
+"""Training: train, pretrain, plan."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import get_args
 
 from omniad.commands.parser import Commands
 from omniad.config import Encoder, load_settings, project_settings, run_settings
+from omniad.targets import run_folders
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -22,6 +23,23 @@ def train(options: argparse.Namespace) -> None:
     from omniad.training.loop import train
 
     train(settings, options.seed, options.out)
+
+
+def plan(options: argparse.Namespace) -> None:
+    settings = project_settings(*options.config)
+    from omniad.training.cost import card_speed, measured_speed
+    from omniad.training.plan import plan_target, plan_text
+
+    run_folders(settings, options.target)  # a typo is told before anything is measured
+    if options.card:
+        speed, processor = card_speed(options.card), f"one {options.card} (by its data sheet, not measured)"
+    else:
+        from omniad.devices import pick_device
+
+        device = pick_device()
+        speed = measured_speed(device)
+        processor = f"this machine's {'CPU' if device.type == 'cpu' else 'GPU'} (measured over a few steps)"
+    print(plan_text(options.target, plan_target(settings, options.target, speed), processor))
 
 
 def add_commands(commands: Commands) -> None:
@@ -50,3 +68,14 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--run", required=True, metavar="NAME")
     sub.add_argument("--seed", required=True, type=int)
     sub.add_argument("--out", required=True, type=Path, metavar="DIR")
+
+    sub = commands.add_configured(
+        "plan",
+        plan,
+        "tell what a target costs before it is started",
+        "ablations --card A100",
+        reads="the configuration and the results so far; without --card it trains a few steps on random features",
+        writes="a table on standard output: trainings, hours, download and disk that are left",
+    )
+    sub.add_argument("target", metavar="TARGET", help="table1 ... table7, ablations, figures, table1_released, all")
+    sub.add_argument("--card", metavar="NAME", help="estimate for this GPU instead of measuring here (A100, H100, ...)")

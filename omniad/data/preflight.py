@@ -133,7 +133,7 @@ def full_disks(sources: Mapping[str, SourceSettings], data: DataSettings) -> lis
     needs: dict[int, float] = defaultdict(float)  # device -> bytes
     places: dict[int, Path] = {}
     for name, source in sources.items():
-        for place, size in _room(name, source, data):
+        for place, size in room(name, source, data):
             existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
             needs[existing.stat().st_dev] += size
             places[existing.stat().st_dev] = existing
@@ -149,7 +149,7 @@ def full_disks(sources: Mapping[str, SourceSettings], data: DataSettings) -> lis
     return problems
 
 
-def _room(name: str, source: SourceSettings, data: DataSettings) -> Iterable[tuple[Path, float]]:
+def room(name: str, source: SourceSettings, data: DataSettings) -> Iterable[tuple[Path, float]]:
     """Places and the bytes that a data set still needs there."""
     if source.miniature:
         return

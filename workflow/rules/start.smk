@@ -3,7 +3,6 @@
 # configuration of a workflow that is running.
 from collections import Counter
 
-from omniad.data.counts import expected_counts
 from omniad.files import atomic_write
 from omniad.slurm import cancel_leftovers, step_name
 
@@ -14,13 +13,15 @@ def cpu_warning(jobs):
     hours = 0.0
     for (dataset, run), seeds in Counter((job.wildcards.dataset, job.wildcards.run) for job in jobs).items():
         source = settings.sources[dataset]
-        expected = None if source.miniature else expected_counts(source.counts, source.views)
-        if expected is not None:
+        if not source.miniature:
             from omniad.training.cost import cpu_hours
+            from omniad.training.plan import training_images
 
-            images = sum(number for (_, split, _), number in expected.items() if split == "train")
-            hours += seeds * cpu_hours(run_settings(settings, dataset, run), images)
-    return f"{text} That takes about {hours / 24:.0f} days on this machine (estimated)." if hours else text
+            resolved = run_settings(settings, dataset, run)
+            hours += seeds * cpu_hours(resolved, training_images(resolved) or 0)
+    return (
+        f"{text} That takes about {hours / 24:.0f} days on this machine (by a few steps just now)." if hours else text
+    )
 
 
 onstart:

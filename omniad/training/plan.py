@@ -1,0 +1,155 @@
+"""What a target of the workflow still costs: trainings, time, disk and download, told before anything starts."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omniad.config import RunSettings, Settings, run_settings
+from omniad.data.counts import expected_counts
+from omniad.data.index import read_index
+from omniad.data.preflight import room
+from omniad.models.checkpoint import METHODS
+from omniad.models.complexity import complexity
+from omniad.targets import run_folders
+from omniad.training.cost import training_hours
+
+BYTES_PER_WEIGHT = 8  # of a finished run: model.safetensors and its last state
+BYTES_PER_FEATURE = 2  # half precision
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of the target on one data set; hours are None where the number of its images is not known."""
+
+    dataset: str
+    run: str
+    epochs: int
+    images: int | None
+    seeds: int
+    trained: int
+    begun: int
+    hours_each: float | None
+    hours_left: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A target's runs, and the bytes that are still to be downloaded and written."""
+
+    runs: list[PlannedRun]
+    download: float
+    disk: float
+
+    @property
+    def hours_left(self) -> float:
+        return sum(run.hours_left or 0 for run in self.runs)
+
+
+def plan_target(settings: Settings, target: str, speed: float) -> Plan:
+    """What a target still costs, where a processor trains at `speed` (multiply-adds a second).
+
+    Raises:
+        UserError: there is no such target.
+    """
+    groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for folder in run_folders(settings, target):
+        groups[folder.parts[-3], folder.parts[-2]].append(folder)
+    runs = [_planned(run_settings(settings, *key), folders, speed) for key, folders in groups.items()]
+    untrained = [run for run in runs if run.trained < run.seeds]
+    download, disk = 0.0, 0.0
+    for dataset in sorted({run.dataset for run in untrained}):
+        source = settings.sources[dataset]
+        needs = list(room(dataset, source, settings.data))
+        disk += sum(size for _, size in needs)
+        download += sum(size for place, size in needs if place == Path(source.archive))
+    disk += sum((run.seeds - run.trained) * BYTES_PER_WEIGHT * _weights(settings, run) for run in untrained)
+    return Plan(runs, download, disk + sum(_feature_bytes(settings, untrained)))
+
+
+def training_images(run: RunSettings) -> int | None:
+    """Training images of the run's data set: by its index, else by the published counts, else unknown."""
+    index = run.pack_folder.parent / "index.csv"
+    if index.is_file():
+        return read_index(index)["split"].tolist().count("train")
+    expected = None if run.source.miniature else expected_counts(run.source.counts, run.source.views)
+    return None if expected is None else sum(number for (_, split, _), number in expected.items() if split == "train")
+
+
+def _planned(run: RunSettings, folders: list[Path], speed: float) -> PlannedRun:
+    images = training_images(run)
+    trained = sum((folder / "model.safetensors").exists() for folder in folders)
+    shares = [_share_left(folder) for folder in folders]
+    hours = None if images is None else training_hours(run, images, speed)
+    return PlannedRun(
+        run.dataset,
+        run.run,
+        run.training.epochs,
+        images,
+        len(folders),
+        trained,
+        begun=sum(0 < share < 1 for share in shares),
+        hours_each=hours,
+        hours_left=None if hours is None else hours * sum(shares),
+    )
+
+
+def _share_left(folder: Path) -> float:
+    """Of a run's training: 0 when it is done; part of it where a state is kept."""
+    if (folder / "model.safetensors").exists():
+        return 0.0
+    try:
+        progress: dict[str, Any] = json.loads((folder / "state" / "progress.json").read_text(encoding="utf-8"))
+        return 1 - progress["step"] / progress["steps"]
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return 1.0
+
+
+def _weights(settings: Settings, run: PlannedRun) -> int:
+    resolved = run_settings(settings, run.dataset, run.run)
+    return complexity(resolved.model, settings.data.image_size)[0]
+
+
+def _feature_bytes(settings: Settings, runs: Iterable[PlannedRun]) -> Iterator[float]:
+    """Of the features that are kept for each data set and encoder."""
+    seen = set()
+    for run in runs:
+        resolved = run_settings(settings, run.dataset, run.run)
+        model = resolved.model
+        key = (run.dataset, model.encoder, model.encoder_width, model.encoder_weights)
+        if run.images is None or key in seen or not METHODS[model.method].caches_features or model.method != "omni-ad":
+            continue
+        seen.add(key)
+        widening = 4 if model.encoder in ("resnet50", "wide_resnet50_2") else 1
+        # Maps of C, 2C and 4C channels at 1/4, 1/8 and 1/16 of the side: (1 + 2/4 + 4/16) C values a position.
+        values = 1.75 * model.encoder_width * widening * (settings.data.image_size / 4) ** 2
+        size = BYTES_PER_FEATURE * values * run.images
+        folder = resolved.pack_folder / "features"
+        if size <= resolved.training.cache_gib * 2**30 and not folder.is_dir():
+            yield size
+
+
+def plan_text(target: str, plan: Plan, processor: str) -> str:
+    """The plan as a table for reading."""
+    line = "{:10} {:20} {:>6} {:>7} {:>18} {:>10} {:>10}"
+    lines = [line.format("data set", "run", "epochs", "images", "left", "hours each", "hours left")]
+    for run in sorted(plan.runs, key=lambda run: (run.dataset, run.run)):
+        left = f"{run.seeds - run.trained} of {run.seeds}" + (f" ({run.begun} begun)" if run.begun else "")
+        images, *hours = ("?" if value is None else value for value in (run.images, run.hours_each, run.hours_left))
+        hours = [value if value == "?" else f"{value:,.1f}" for value in hours]
+        lines.append(line.format(run.dataset, run.run, run.epochs, images, left, *hours))
+    total, trained = sum(run.seeds for run in plan.runs), sum(run.trained for run in plan.runs)
+    time = f"{plan.hours_left:,.1f} hours" + (f" ({plan.hours_left / 24:,.0f} days)" if plan.hours_left > 48 else "")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{target}: {total} trainings, {trained} done, {total - trained} left: about {time},",
+            f"one at a time on {processor}.",
+            f"Download {plan.download / 1e9:.1f} GB, disk {plan.disk / 1e9:.1f} GB more. Evaluation comes on top.",
+        ]
+    )

@@ -1,0 +1,79 @@
+"""The plan of a target against sums done by hand from published counts and printed complexity."""
+
+import json
+
+import pytest
+import torch
+
+from omniad.cli import main
+from omniad.config import Settings, load_settings, merge, run_settings
+from omniad.errors import UserError
+from omniad.training.cost import ASSUMED_SHARE, card_speed, measured_speed, training_work
+from omniad.training.plan import plan_target
+
+NECK, DECODER = 268_713_984, 6_933_479_424  # multiply-adds of the released reading, measured on the authors' code
+SPEED = 1e12
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch) -> Settings:
+    monkeypatch.chdir(tmp_path)
+    values = merge(load_settings().model_dump(), {"results": str(tmp_path / "results"), "datasets": ["mvtec"]})
+    return Settings.model_validate(values)
+
+
+def hours(settings: Settings) -> float:
+    return plan_target(settings, "table1_released", SPEED).hours_left
+
+
+def test_a_training_costs_three_forward_passes_of_what_is_trained(settings):
+    run = run_settings(settings, "mvtec", "released")
+    assert training_work(run) == 3 * (NECK + DECODER)
+    [planned] = plan_target(settings, "table1_released", SPEED).runs
+    assert (planned.epochs, planned.images, planned.seeds, planned.trained) == (1000, 3629, 3, 0)
+    assert planned.hours_each == pytest.approx(3 * (NECK + DECODER) * 3629 * 1000 / SPEED / 3600)
+
+
+def test_what_is_done_is_not_left(settings, tmp_path):
+    whole = hours(settings)
+    folder = tmp_path / "results/runs/mvtec/released"
+    (folder / "seed0").mkdir(parents=True)
+    (folder / "seed0" / "model.safetensors").touch()
+    assert hours(settings) == pytest.approx(whole * 2 / 3)
+    (folder / "seed1" / "state").mkdir(parents=True)
+    (folder / "seed1" / "state" / "progress.json").write_text(json.dumps({"step": 25, "steps": 100}))
+    assert hours(settings) == pytest.approx(whole * (0.75 + 1) / 3)
+    [planned] = plan_target(settings, "table1_released", SPEED).runs
+    assert (planned.trained, planned.begun) == (1, 1)
+
+
+def test_download_and_disk(settings, tmp_path):
+    plan = plan_target(settings, "table1", SPEED)
+    archive, packs, features = 5_264_982_680, 3629 + 1725, 3629 * 0.92e6
+    assert plan.download == archive
+    runs = 3 * 30e6 * 8
+    assert plan.disk == pytest.approx(2.1 * archive + packs * 256 * 256 * 4 + features + runs, rel=0.01)
+    (tmp_path / "data/mvtec").mkdir(parents=True)
+    (tmp_path / "data/mvtec/file").touch()
+    assert plan_target(settings, "table1", SPEED).download == 0
+
+
+def test_typos_name_what_there_is(settings):
+    with pytest.raises(UserError, match="there is no 'table9'"):
+        plan_target(settings, "table9", SPEED)
+    with pytest.raises(UserError, match="there is no 'A1000'; there is: T4"):
+        card_speed("A1000")
+    assert card_speed("A100") == ASSUMED_SHARE * 19.5e12 / 2
+
+
+def test_the_command_tells_a_cards_hours(capsys):
+    assert main(["plan", "table1", "--card", "A100"]) == 0
+    told = capsys.readouterr().out
+    assert "table1: 9 trainings" in told
+    assert "one A100 (by its data sheet, not measured)" in told
+
+
+@pytest.mark.slow
+def test_the_speed_is_measured_and_plausible():
+    speed = measured_speed(torch.device("cpu"), steps=1)
+    assert 1e9 < speed < 1e13
