@@ -54,15 +54,28 @@ def pack(folder, size=SIZE):
     return open_pack(index.parent / str(size))
 
 
-def counted(monkeypatch):
+class Decoded:
+    """Counts, over all worker processes, the images that are decoded while it stands in for `read_image`."""
+
+    def __init__(self, file, stop_after=10**9):
+        self.file, self.stop_after, self.read = file, stop_after, pack_writer.read_image
+        file.write_bytes(b"")
+
+    def __len__(self):
+        return self.file.stat().st_size
+
+    def __call__(self, file, size):
+        with self.file.open("ab") as count:
+            count.write(b".")
+        if len(self) > self.stop_after:
+            raise KeyboardInterrupt
+        return self.read(file, size)
+
+
+def counted(folder, monkeypatch):
     """The images that are decoded from now on."""
-    decoded = []
-
-    def read(file, size, read=pack_writer.read_image):
-        decoded.append(file)
-        return read(file, size)
-
-    monkeypatch.setattr(pack_writer, "read_image", read)
+    decoded = Decoded(folder.parent / "decoded")
+    monkeypatch.setattr(pack_writer, "read_image", decoded)
     return decoded
 
 
@@ -105,7 +118,7 @@ def test_every_broken_image_is_named_not_only_the_first(folder, monkeypatch):
     assert not (folder.parent / f"prepared/own/{SIZE}/{NOTE}").exists()
     for file, content in whole.items():
         file.write_bytes(content)
-    decoded = counted(monkeypatch)
+    decoded = counted(folder, monkeypatch)
     made = pack(folder)
     assert 0 < len(decoded) <= COUNT  # the index is sorted: the test images, broken ones among them, come first
     assert made.images.any(axis=(1, 2, 3)).all()
@@ -113,15 +126,8 @@ def test_every_broken_image_is_named_not_only_the_first(folder, monkeypatch):
 
 def stopped(folder, monkeypatch, after=30):
     """Stop the packing after some images, as a kill would: files are left as they are."""
-
-    def read(file, size, read=pack_writer.read_image, seen=[]):  # noqa: B006
-        seen.append(file)
-        if len(seen) > after:
-            raise KeyboardInterrupt
-        return read(file, size)
-
     with monkeypatch.context() as patch:
-        patch.setattr(pack_writer, "read_image", read)
+        patch.setattr(pack_writer, "read_image", Decoded(folder.parent / "stopped", after))
         with pytest.raises(KeyboardInterrupt):
             pack(folder)
     return folder.parent / f"prepared/own/{SIZE}"
@@ -144,7 +150,7 @@ def test_what_a_stopped_call_did_is_kept_as_far_as_its_hashes_vouch_for_it(folde
         (place / ".progress.part").write_text(text[:-30])
     elif harm == "other PIL":
         monkeypatch.setattr(growing_pack.PIL, "__version__", "0")
-    decoded = counted(monkeypatch)
+    decoded = counted(folder, monkeypatch)
     made = pack(folder)
     kept = {"none": noted, "cut": noted - 1, "changed": 0, "torn note": noted - 1, "other PIL": 0}[harm]
     assert len(decoded) == COUNT - 4 * kept
@@ -173,7 +179,7 @@ def test_a_disk_that_fills_up_is_told_and_the_work_goes_on_elsewhere(folder, mon
         write_pack(source, index, small_disk / "256", 256)
     assert not (small_disk / "256" / NOTE).exists()
     subprocess.run(["mount", "-o", "remount,size=40m", small_disk], check=True)
-    decoded = counted(monkeypatch)
+    decoded = counted(folder, monkeypatch)
     write_pack(source, index, small_disk / "256", 256)
     assert 0 < len(decoded) < COUNT
 
@@ -193,7 +199,7 @@ def test_kill_in_the_middle_then_the_same_command_ends_right(tmp_path, monkeypat
     while not (notes.exists() and len(notes.read_text().splitlines()) > 4):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)  # its workers die with it, and so does their share of the lock
     process.wait()
     assert not (tmp_path / "64" / NOTE).exists()
     answer = subprocess.run(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +30,7 @@ from omniad.data.packs import NOTE, read_image, read_mask, read_own_image
 from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write, sha256_file
 
+PR_SET_PDEATHSIG = 1  # Linux's prctl: the signal that this process gets when its parent dies
 AHEAD = 3  # batches a core that may be done before the oldest is
 BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for broken files
 T = TypeVar("T")
@@ -65,15 +70,14 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> 
     starts = range(growing.rows, len(paths), BATCH)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     problems: list[str] = []
-
-    def make(start: int) -> tuple[str, list[str]]:
-        return _make_batch(growing, start, paths[start : start + BATCH], source)
-
+    # Processes, because small images spend as long in the interpreter as in PIL; forked, because they write to the
+    # files that are open here.
+    context = multiprocessing.get_context("fork")
     with (
-        ThreadPoolExecutor(max_workers=cores) as pool,  # PIL, the hash and the write release the interpreter's lock
+        ProcessPoolExecutor(cores, context, initializer=_begin, initargs=(growing, paths, source)) as pool,
         tqdm(total=len(paths), initial=growing.rows, desc="pack", disable=not sys.stderr.isatty()) as bar,
     ):
-        for digest, found in in_order(pool, make, starts, AHEAD * cores):
+        for digest, found in in_order(pool, _make_batch, starts, AHEAD * cores):
             problems += found
             if not problems:
                 growing.vouch(digest)
@@ -82,14 +86,30 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> 
         raise UserError(f"{len(problems)} images can't be read: " + "; ".join(problems) + "; fetch them anew")
 
 
-def _make_batch(
-    growing: GrowingPack, start: int, pairs: list[tuple[str, str]], source: SourceSettings
-) -> tuple[str, list[str]]:
+def _begin(growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSettings) -> None:
+    """In a new worker: keep what all batches need, and end with the parent, however that ends."""
+    global _make_rows
+    _make_rows = partial(_decode, growing, paths, source)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+_make_rows: Callable[[int], tuple[str, list[str]]]  # in a worker alone
+
+
+def _make_batch(start: int) -> tuple[str, list[str]]:
     """Decode and write the rows from `start` on; returns their sha256 and what can't be read."""
+    return _make_rows(start)
+
+
+def _decode(
+    growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSettings, start: int
+) -> tuple[str, list[str]]:
     hashed, problems, folder = hashlib.sha256(), [], source.folder
     read = read_own_image if source.layout == "own" else read_image
     no_mask = np.zeros((growing.size, growing.size), np.uint8)
-    for row, (image, mask) in enumerate(pairs, start):
+    for row, (image, mask) in enumerate(paths[start : start + BATCH], start):
         path = f"{folder}/{image}"
         try:
             pixels, defect = read(path, growing.size), no_mask
@@ -103,7 +123,7 @@ def _make_batch(
     return hashed.hexdigest(), problems
 
 
-def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
+def in_order(pool: Executor, function: Callable[[T], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
     """Like pool.map, but with at most `ahead` tasks under way or waiting to be taken, so that memory stays flat."""
     waiting: deque[Future[R]] = deque()
     for task in tasks:
