@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omniad.config import ModelSettings, TrainingSettings, load_settings, run_settings, to_yaml
 from omniad.models import Method, build_model, load_model, save_model
@@ -33,6 +33,8 @@ class Case:
     training: dict[str, Any] = field(default_factory=dict)
     steps: int = 60
     falls_to: float = 0.5  # the loss on four images, after all steps, of that in the first ones
+    encoder_gain: float = 1.0  # of its norms: features of random weights are larger than a trained encoder's
+    contrast: float = 2.0  # of the planted defect
 
     def __hash__(self) -> int:
         return id(self)
@@ -49,6 +51,9 @@ class Case:
         torch.manual_seed(seed)
         model = build_model(self.settings)
         model.seed_draws(seed)
+        for module in model.encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data *= self.encoder_gain
         return model
 
 
@@ -198,7 +203,7 @@ def check_a_large_defect_scores_higher_than_its_background(case: Case, folder: P
     model, _ = trained(case)
     batch = images()
     planted = batch.clone()
-    planted[:, :, *DEFECT] = 2 * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(0))
+    planted[:, :, *DEFECT] = case.contrast * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(0))
     maps = smooth(maps_of(model, planted), 1.0)
     inside = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     inside[DEFECT] = True

@@ -14,6 +14,12 @@ CASES = {
     "uniad": Case(
         {"method": "uniad", "encoder": "tf_efficientnet_b4", "encoder_width": 16}, {"learning_rate": 0.0005}, steps=30
     ),
+    "simplenet": Case(
+        {"method": "simplenet", "encoder": "wide_resnet50_2", "encoder_width": 16},
+        {"learning_rate": 0.001},
+        encoder_gain=0.7,
+        contrast=0.5,
+    ),
 }
 
 

@@ -15,13 +15,14 @@ from omniad.config import MethodName, ModelSettings, RunSettings, load_run_setti
 from omniad.errors import UserError
 from omniad.files import atomic_write
 from omniad.models.baselines.rd4ad import RD4AD
+from omniad.models.baselines.simplenet import SimpleNet
 from omniad.models.baselines.uniad import UniAD
 from omniad.models.encoder import check_entries, read_entries
 from omniad.models.method import Method
 from omniad.models.omniad import OmniAD
 
 WEIGHTS_FILE = "model.safetensors"
-METHODS: dict[MethodName, type[Method]] = {"omni-ad": OmniAD, "rd4ad": RD4AD, "uniad": UniAD}
+METHODS: dict[MethodName, type[Method]] = {"omni-ad": OmniAD, "rd4ad": RD4AD, "uniad": UniAD, "simplenet": SimpleNet}
 
 
 def build_model(config: ModelSettings | RunSettings | Mapping[str, Any]) -> Method:
