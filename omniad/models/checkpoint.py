@@ -14,6 +14,7 @@ import yaml
 from omniad.config import MethodName, ModelSettings, RunSettings, load_run_settings, to_yaml, validate
 from omniad.errors import UserError
 from omniad.files import atomic_write
+from omniad.models.baselines.mambaad import MambaAD
 from omniad.models.baselines.rd4ad import RD4AD
 from omniad.models.baselines.simplenet import SimpleNet
 from omniad.models.baselines.uniad import UniAD
@@ -22,7 +23,13 @@ from omniad.models.method import Method
 from omniad.models.omniad import OmniAD
 
 WEIGHTS_FILE = "model.safetensors"
-METHODS: dict[MethodName, type[Method]] = {"omni-ad": OmniAD, "rd4ad": RD4AD, "uniad": UniAD, "simplenet": SimpleNet}
+METHODS: dict[MethodName, type[Method]] = {
+    "omni-ad": OmniAD,
+    "rd4ad": RD4AD,
+    "uniad": UniAD,
+    "simplenet": SimpleNet,
+    "mambaad": MambaAD,
+}
 
 
 def build_model(config: ModelSettings | RunSettings | Mapping[str, Any]) -> Method:

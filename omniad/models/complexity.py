@@ -86,7 +86,7 @@ RULES: dict[str, Callable[..., int]] = {
     "matmul": lambda out, x, *_: out.numel() * x.shape[-1],
     "scaled_dot_product_attention": lambda out, query, key, *_: (query.numel() + out.numel()) * key.shape[-2],
     "batch_norm": lambda out, *_: 2 * out.numel(),
-    "instance_norm": lambda out, *_: 4 * out.numel(),
+    "instance_norm": lambda out, x, mean=None, var=None, weight=None, *_: (4 if weight is None else 5) * out.numel(),
     "layer_norm": lambda out, *_: 5 * out.numel(),
     "interpolate": lambda out, *_: out.numel(),
 }

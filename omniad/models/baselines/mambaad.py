@@ -1,0 +1,180 @@
+"""MambaAD: Omni-AD's encoder and neck with a decoder of state space models that scan along Hilbert curves.
+
+Source: He et al., "MambaAD: Exploring State Space Models for Multi-class Unsupervised Anomaly Detection", NeurIPS 2024.
+
+Deviations: the scan is plain PyTorch (`selective_scan.py`), or the mamba-ssm kernel where that is installed, which was
+never tried here. Grids whose sides are no powers of two are scanned in the order of the next larger curve. The encoder's
+weights are torchvision's. That the InstanceNorms and the HSS blocks' two linear layers have weights and biases is a fit
+to the published number of parameters, not documented.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from omniad.config import ModelSettings, TrainingSettings
+from omniad.models.anomaly_map import cosine_maps
+from omniad.models.baselines.hilbert import hilbert_order
+from omniad.models.baselines.selective_scan import selective_scan
+from omniad.models.decoder import PatchExpand
+from omniad.models.encoder import Encoder
+from omniad.models.method import Method
+from omniad.models.neck import Neck
+from omniad.models.omniad import reconstruction_loss
+
+EXPANSION = 2  # inner width of an HSS block in its outer
+STATES = 16  # N
+DIRECTIONS = 8
+DROP_PATH = 0.2  # of the first stage's first block; falls linearly to 0
+LOSS_WEIGHT = 5.0
+
+
+class MambaAD(Method):
+    """Frozen encoder, neck, and a decoder of locality-enhanced state space modules."""
+
+    def __init__(self, settings: ModelSettings):
+        super().__init__(settings)
+        self.encoder = Encoder(settings.encoder, settings.encoder_width)
+        c1, c2, c3 = self.encoder.channels
+        self.neck = Neck(self.encoder.channels, inner=2 * c3 // 4)
+        rates = torch.linspace(DROP_PATH, 0, sum(settings.depths), device="cpu").tolist()
+        self.decoder = nn.ModuleList()
+        for stage, (width, depth) in enumerate(zip((2 * c3, c3, c2, c1), settings.depths, strict=True)):
+            expand = PatchExpand(2 * width) if stage else nn.Identity()
+            drops, rates = rates[:depth], rates[depth:]
+            self.decoder.append(nn.Sequential(expand, *_modules(width, drops)))
+        self.decoder.apply(_initialise)
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Normalised images (B, 3, H, W) -> features, reconstructions; finest first."""
+        features = self.encoder(images)
+        return features, self.reconstruct(features)
+
+    def reconstruct(self, features: list[Tensor]) -> list[Tensor]:
+        """Features, finest first -> reconstructions of the same shapes."""
+        x = self.neck(features)  # (B, 8C, H/32, W/32)
+        outputs = []
+        for stage in self.decoder:
+            x = stage(x)
+            outputs.append(x)
+        return outputs[:0:-1]
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """The encoder's maps at 1/4, 1/8, 1/16."""
+        return self.encoder(images)
+
+    def loss(self, features: list[Tensor], training: TrainingSettings, progress: float = 0.0) -> Tensor:
+        """Five times the mean squared errors of the three scales."""
+        return LOSS_WEIGHT * reconstruction_loss(features, self.reconstruct(features))
+
+    def anomaly_maps(self, features: list[Tensor], size: int) -> Tensor:
+        """Cosine distances at three scales, as Omni-AD's: (B, size, size)."""
+        return cosine_maps(features, self.reconstruct(features), size)
+
+
+def _modules(width: int, drops: list[float]) -> list[nn.Module]:
+    """A stage's `len(drops)` HSS blocks in modules of three, or of two where three do not divide their number."""
+    size = 3 if len(drops) % 3 == 0 else 2 if len(drops) % 2 == 0 else 1
+    starts = range(0, len(drops) + 1, size)
+    return [LSSModule(width, drops[start:end]) for start, end in pairwise(starts)]
+
+
+class LSSModule(nn.Module):
+    """HSS blocks in series beside two depthwise convolution branches; concatenated, reduced, added to the input."""
+
+    def __init__(self, width: int, drops: list[float]):
+        super().__init__()
+        self.global_branch = nn.Sequential(*(HSSBlock(width, drop) for drop in drops))
+        self.local5, self.local7 = _local_branch(width, 5), _local_branch(width, 7)
+        self.reduce = nn.Conv2d(3 * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D, h, w)."""
+        tokens = self.global_branch(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + self.reduce(torch.cat([tokens, self.local5(x), self.local7(x)], dim=1))
+
+
+def _local_branch(width: int, kernel: int) -> nn.Sequential:
+    """1x1, depthwise, 1x1 convolutions, each with InstanceNorm and SiLU."""
+    depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+    parts = [
+        (conv, nn.InstanceNorm2d(width, affine=True), nn.SiLU()) for conv in (_conv1(width), depthwise, _conv1(width))
+    ]
+    return nn.Sequential(*(part for group in parts for part in group))
+
+
+def _conv1(width: int) -> nn.Conv2d:
+    return nn.Conv2d(width, width, 1)
+
+
+class HSSBlock(nn.Module):
+    """x + DropPath(HSS(LayerNorm(x))): a gated selective scan in eight directions along a Hilbert curve."""
+
+    def __init__(self, width: int, drop: float):
+        super().__init__()
+        inner, self.rank = EXPANSION * width, math.ceil(width / 16)
+        self.norm = nn.LayerNorm(width)
+        self.inputs = nn.Linear(width, 2 * inner)
+        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.parameters_of_steps = nn.Parameter(torch.empty(DIRECTIONS, self.rank + 2 * STATES, inner))
+        self.step_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, self.rank))
+        self.step_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
+        decays = torch.arange(1, STATES + 1, dtype=torch.float32).log()
+        self.log_decay = nn.Parameter(decays.expand(DIRECTIONS, inner, STATES).clone())  # A = -exp(.)
+        self.skip = nn.Parameter(torch.ones(DIRECTIONS, inner))
+        self.out_norm = nn.LayerNorm(inner)
+        self.output = nn.Linear(inner, width)
+        self.drop_path = StochasticDepth(drop, "row")
+        self._draw_step_parameters(inner)
+
+    def _draw_step_parameters(self, inner: int) -> None:
+        """As Mamba: projections uniform, the step's bias such that softplus gives steps log-uniform in [0.001, 0.1]."""
+        nn.init.uniform_(self.parameters_of_steps, -(inner**-0.5), inner**-0.5)
+        nn.init.uniform_(self.step_weight, -(self.rank**-0.5), self.rank**-0.5)
+        low, high = math.log(0.001), math.log(0.1)
+        with torch.no_grad():
+            steps = (torch.rand_like(self.step_bias) * (high - low) + low).exp()
+            self.step_bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) -> (B, h, w, D)."""
+        inner, gate = self.inputs(self.norm(x)).chunk(2, dim=-1)  # (B, h, w, 2D) each
+        inner = F.silu(self.conv(inner.permute(0, 3, 1, 2)))  # (B, 2D, h, w)
+        scanned = self.out_norm(self._scan(inner).permute(0, 2, 3, 1))
+        return x + self.drop_path(self.output(scanned * F.silu(gate)))
+
+    def _scan(self, x: Tensor) -> Tensor:
+        """The sum of the scans in all directions, (B, D, h, w) -> (B, D, h, w)."""
+        orders = scan_orders(x.shape[2], x.shape[3]).to(x.device)  # (K, L)
+        u = x.flatten(2)[..., orders].transpose(1, 2)  # (B, K, D, L)
+        projected = torch.matmul(self.parameters_of_steps, u)
+        step, b, c = projected.split([self.rank, STATES, STATES], dim=2)
+        delta = torch.matmul(self.step_weight, step) + self.step_bias[..., None]
+        y = selective_scan(u, delta, -self.log_decay.exp(), b, c, self.skip)  # (B, K, D, L)
+        back = torch.argsort(orders, dim=1)[None, :, None].expand_as(y)
+        return y.gather(3, back).sum(dim=1).view_as(x)
+
+
+def scan_orders(height: int, width: int) -> Tensor:
+    """(8, h w): the Hilbert curve on the grid, on its transpose, on both turned by 90 degrees; then each backwards.
+
+    A square's curve backwards is its mirror image, so on squares two of the eight are there twice.
+    """
+    places = torch.arange(height * width, device="cpu").view(height, width)
+    orders = []
+    for grid in (places, places.T, places.rot90(), places.rot90().T):
+        orders.append(grid.flatten()[hilbert_order(*grid.shape)])
+    return torch.stack([*orders, *(order.flip(0) for order in orders)])
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,124 @@
+"""MambaAD: the scan against its recurrence, the curve against its definition, loss and counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from omniad.config import ModelSettings, TrainingSettings
+from omniad.models import build_model
+from omniad.models.anomaly_map import cosine_maps
+from omniad.models.baselines.hilbert import hilbert_order
+from omniad.models.baselines.mambaad import HSSBlock, scan_orders
+from omniad.models.baselines.selective_scan import chunked_scan, selective_scan
+from omniad.models.complexity import complexity
+
+FULL = ModelSettings(method="mambaad", depths=[3, 4, 6, 3])
+SMALL = ModelSettings(method="mambaad", encoder="resnet18", encoder_width=8, depths=[1, 1, 1, 1])
+
+
+def sequential(u, delta, a, b, c, d):
+    """The recurrence, one step after the other."""
+    state, outputs = torch.zeros(*u.shape[:3], a.shape[-1], dtype=u.dtype), []
+    for t in range(u.shape[-1]):
+        step = F.softplus(delta[..., t])[..., None]
+        state = torch.exp(step * a) * state + step * b[:, :, None, :, t] * u[..., t, None]
+        outputs.append((state * c[:, :, None, :, t]).sum(-1))
+    return torch.stack(outputs, dim=-1) + d[..., None] * u
+
+
+def scan_inputs(length: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, 4, length), (2, 3, 4, length), (3, 4, 5), (2, 3, 5, length), (2, 3, 5, length), (3, 4)]
+    values = [torch.randn(*shape, dtype=torch.double, generator=generator) for shape in shapes]
+    values[2] = -values[2].exp()
+    return [value.requires_grad_() for value in values]
+
+
+@pytest.mark.parametrize(("length", "chunk"), [(1, 4), (4, 4), (13, 4), (13, 1), (13, 64), (40, 7)])
+def test_chunked_scan_is_the_recurrence_and_so_is_its_gradient(length, chunk):
+    inputs = scan_inputs(length)
+    expected, found = sequential(*inputs), chunked_scan(*inputs, chunk=chunk)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    slow = torch.autograd.grad((expected * weights).sum(), inputs)
+    fast = torch.autograd.grad((found * weights).sum(), inputs)
+    torch.testing.assert_close(fast, slow)
+
+
+def test_scan_passes_gradcheck_and_holds_over_thousands_of_steps():
+    assert torch.autograd.gradcheck(lambda *x: chunked_scan(*x, chunk=2), scan_inputs(5))
+    long = [value.detach().float() for value in scan_inputs(4096)]
+    torch.testing.assert_close(selective_scan(*long), sequential(*long), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 8, 16])
+def test_hilbert_curve_visits_neighbour_after_neighbour_and_quadrant_after_quadrant(side):
+    order = hilbert_order(side, side)
+    assert sorted(order.tolist()) == list(range(side * side))
+    rows, columns = order // side, order % side
+    assert ((rows.diff().abs() + columns.diff().abs()) == 1).all()
+    for block in (2, 4):
+        if side > block:
+            parts = (rows // block * side + columns // block).view(-1, block * block)
+            assert (parts == parts[:, :1]).all()
+
+
+def test_other_grids_keep_the_order_of_the_larger_curve():
+    full = [(p // 8, p % 8) for p in hilbert_order(8, 8).tolist()]
+    assert [(p // 6, p % 6) for p in hilbert_order(5, 6).tolist()] == [(r, c) for r, c in full if r < 5 and c < 6]
+
+
+def test_eight_directions_of_which_four_are_reversals():
+    orders = scan_orders(4, 4)
+    assert len({tuple(order.tolist()) for order in orders}) == 6  # a square's curve backwards is its mirror image
+    assert all(sorted(order.tolist()) == list(range(16)) for order in orders)
+    assert torch.equal(orders[4:], orders[:4].flip(1))
+    assert torch.equal(orders[1] % 4 * 4 + orders[1] // 4, orders[0])  # the curve on the transposed grid
+
+
+def test_a_scan_puts_every_direction_back_in_place(monkeypatch):
+    """With a scan that returns its input, the sum of the eight directions is eight times it."""
+    monkeypatch.setattr("omniad.models.baselines.mambaad.selective_scan", lambda u, *_: u)
+    x = torch.randn(2, 16, 4, 6)
+    torch.testing.assert_close(HSSBlock(8, 0.0)._scan(x), 8 * x)
+
+
+def test_loss_is_five_times_the_squared_error_and_the_map_omniads(monkeypatch):
+    model = build_model(SMALL).eval()
+    features, outputs = ([torch.randn(2, c, s, s) for c, s in [(4, 8), (8, 4), (16, 2)]] for _ in range(2))
+    monkeypatch.setattr(model, "reconstruct", lambda _: outputs)
+    expected = 5 * sum(((f - o) ** 2).mean() for f, o in zip(features, outputs, strict=True))
+    torch.testing.assert_close(model.loss(features, TrainingSettings(), 0.0), expected)
+    maps = model.anomaly_maps(features, 16)
+    assert torch.equal(maps, cosine_maps(features, outputs, 16))
+    assert torch.equal(model.image_scores(maps), maps.amax(dim=(1, 2)))
+
+
+def test_counts_are_the_published_ones():
+    """25.7 M and 8.3 G, the scan itself not counted; 6.77 G without its eight directions' projections either."""
+    parameters, macs = complexity(FULL)
+    assert (round(parameters / 1e6, 1), round(macs / 1e9, 1)) == (25.7, 8.3)
+    stages = [(512, 64, 3), (256, 256, 4), (128, 1024, 6), (64, 4096, 3)]  # D, positions, blocks
+    projections = sum(n * 8 * length * 2 * d * (2 * d // 16 + 32) for d, length, n in stages)
+    assert round((macs - projections) / 1e9, 2) == 6.77
+
+
+def test_trainable_parameters():
+    def hss(d: int) -> int:
+        inner, rank = 2 * d, d // 16
+        scan = 8 * (inner * (rank + 32) + inner * rank + inner + 16 * inner + inner)
+        return 2 * d + (d + 1) * 2 * inner + 10 * inner + scan + 2 * inner + (inner + 1) * d
+
+    def lss(d: int) -> int:
+        branches = sum(2 * (d * d + d) + (k * k + 1) * d + 3 * 2 * d for k in (5, 7))
+        return branches + 3 * d * d + d
+
+    stages = [(512, 3, 1), (256, 4, 2), (128, 6, 2), (64, 3, 1)]  # D, HSS blocks, modules of them
+    decoder = sum(blocks * hss(d) + modules * lss(d) for d, blocks, modules in stages)
+    expands = sum(2 * d * d + d for d in (512, 256, 128))
+    neck = 1_458_304  # Omni-AD's
+    with torch.device("meta"):
+        model = build_model(FULL)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == neck + decoder + expands
