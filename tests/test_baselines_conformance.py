@@ -20,7 +20,7 @@ CASES = {
         encoder_gain=0.7,
         contrast=0.5,
     ),
-    "mambaad": Case({**SMALL, "method": "mambaad"}, {"learning_rate": 0.005}, steps=20),
+    "mambaad": Case({**SMALL, "method": "mambaad"}, {"learning_rate": 0.005}, steps=40),
 }
 
 

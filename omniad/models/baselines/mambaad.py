@@ -3,7 +3,7 @@
 Source: He et al., "MambaAD: Exploring State Space Models for Multi-class Unsupervised Anomaly Detection", NeurIPS 2024.
 
 Deviations: the scan is plain PyTorch (`selective_scan.py`), or the mamba-ssm kernel where that is installed, which was
-never tried here. Grids whose sides are no powers of two are scanned in the order of the next larger curve. The encoder's
+never tried here. Grids whose sides are no powers of two are scanned in the order of the next larger curve. Encoder
 weights are torchvision's. That the InstanceNorms and the HSS blocks' two linear layers have weights and biases is a fit
 to the published number of parameters, not documented.
 """
