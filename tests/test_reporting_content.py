@@ -10,10 +10,12 @@ from omniad.errors import UserError
 from omniad.job_size import relative_cost
 from omniad.reporting.classes import class_tables, write_csv
 from omniad.reporting.costs import costs, spent
+from omniad.reporting.definitions import both_definitions
 from omniad.reporting.measurements import collect
 from omniad.reporting.oracle import oracles
-from omniad.reporting.records import HEAD, duration, record, versions
+from omniad.reporting.records import HEAD, duration, record, versions, write_records
 from omniad.reporting.runs import finished_runs
+from omniad.reporting.seeds import summarise
 
 
 @pytest.fixture
@@ -81,6 +83,25 @@ def test_a_record_tells_where_a_number_comes_from(settings, tmp_path):
         "Memory": "2.0 GiB (GPU)",
     }
     assert versions([run]) == {"torch": ["2.14.1"]}
+    write_records([run], tmp_path, tmp_path / "runs.csv")
+    with (tmp_path / "runs.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert (line["folder"], line["config_sha256"], line["training_s"]) == ("runs/mvtec/default/seed0", "c" * 64, "7200")
+    assert (line["gpu_mib"], line["energy_j"], line["weights_file"]) == ("2048", "", "")
+
+
+def test_both_definitions_stand_side_by_side(settings, tmp_path):
+    for seed, value in enumerate((0.5, 0.52)):
+        exact = {"P-AP": value + 0.02, "AU-PRO": None}
+        write_run(settings, "mvtec", "default", seed, {"P-AP": value, "AU-PRO": 0.9}, exact=exact, reason="no pixel")
+    runs = finished_runs(tmp_path)
+    found = both_definitions(summarise(collect(runs)), runs[:1])
+    assert [found.head, *found.lines] == [
+        ["Data set", "Run", "Definition", "P-AP", "AU-PRO"],
+        ["MVTec-AD", "default", "published", "51.0 ± 1.4", "90.0 ± 0.0"],
+        ["MVTec-AD", "default", "exact", "53.0 ± 1.4", "undefined"],
+        ["MVTec-AD", "default", "difference", "\N{MINUS SIGN}2.0", "\N{EN DASH}"],
+    ]
 
 
 def test_what_was_not_recorded_is_a_dash(settings, tmp_path):

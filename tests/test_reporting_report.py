@@ -211,7 +211,15 @@ def test_latex_compiles_as_it_is(miniature, name, tmp_path):
 def test_the_same_results_give_the_same_files(tmp_path):
     settings = miniature_settings(tmp_path, seeds=[0])
     write_examples(write_run(settings, "mvtec", "default", 0, VALUES), "coins")
-    made = ["report.md", "measurements.csv", "tables/table1.md", "tables/table1.tex", "tables/table1.csv"]
+    made = [
+        "report.md",
+        "report.html",
+        "runs.csv",
+        "measurements.csv",
+        "tables/table1.md",
+        "tables/table1.tex",
+        "tables/table1.csv",
+    ]
     write_report(settings)
     first = {name: (tmp_path / name).read_bytes() for name in made}
     write_report(settings)

@@ -12,6 +12,7 @@ from omniad.reporting.claims import read_claims
 from omniad.reporting.classes import ClassTable, class_tables
 from omniad.reporting.complexity import read_complexity
 from omniad.reporting.costs import Cost, Spent, costs, spent
+from omniad.reporting.definitions import BothDefinitions, both_definitions
 from omniad.reporting.drawing import Drawn
 from omniad.reporting.figures import draw_figures, main_runs
 from omniad.reporting.layout import Grid, lay_out
@@ -58,6 +59,7 @@ class Content:
     claims: list[CheckedClaim]
     figures: list[FigureContent]
     classes: list[ClassTable]
+    definitions: BothDefinitions  # of the runs that are shown in detail
     oracles: list[Oracle]
     records: list[list[str]]  # a line a run folder
     spent: list[Spent]
@@ -100,6 +102,7 @@ def gather(settings: Settings) -> Content:
         claims=check_claims(found, tables, read_claims(settings), resolutions),
         figures=[FigureContent(figure, missing_figure(settings, figure)) for figure in figures],
         classes=class_tables(measurements, runs),
+        definitions=both_definitions(found.summary, main_runs(settings, runs)),
         oracles=oracles(runs),
         records=[record(run, results) for run in runs],
         spent=spent(runs),

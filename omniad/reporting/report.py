@@ -14,7 +14,7 @@ from omniad.reporting.classes import ClassTable, write_csv
 from omniad.reporting.content import PAPER_VS_CODE, Content, TableContent, gather
 from omniad.reporting.gallery import KINDS, class_pictures, data_address
 from omniad.reporting.measurements import save_measurements
-from omniad.reporting.records import HEAD, duration
+from omniad.reporting.records import HEAD, duration, write_records
 from omniad.reporting.render import CSV_COLUMNS, csv_lines, templates
 from omniad.reporting.tables import DEFINITIONS
 
@@ -32,6 +32,7 @@ def write_report(settings: Settings) -> Path:
     """
     content = gather(settings)
     save_measurements(content.measurements, content.results / "measurements.csv")
+    write_records(content.runs, content.results, content.results / "runs.csv")
     environment = templates()
     environment.globals |= {
         "content": content,

@@ -45,6 +45,7 @@ rule report:
         REPORT,
         report(f"{RESULTS}/report.html", category="Report", caption="../report/report.rst"),
         report(f"{RESULTS}/measurements.csv", category="Report", caption="../report/measurements.rst"),
+        f"{RESULTS}/runs.csv",
         report(
             directory(f"{RESULTS}/tables"),
             patterns=["table{table}.csv"],
