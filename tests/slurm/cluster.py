@@ -6,10 +6,12 @@ because an srun inside a Snakemake job looks nowhere else. It is stopped by the 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from pathlib import Path
 PACKAGES = ["slurm-wlm", "munge"]
 SYSTEM_FOLDER = Path("/etc/slurm")
 LINKED = ("slurm.conf", "gres.conf")
+OWNER = "owner"  # a file in a cluster's folder, locked by the process that started it
 
 # MinJobAge: finished jobs stay visible to squeue. KillWait: seconds from SIGTERM to SIGKILL.
 CONFIGURATION = """\
@@ -84,6 +87,8 @@ class Cluster:
         _install()
         for name in ("run", "log", "state", "dev", "munge", *(f"spool/{node}" for node in self.nodes)):
             (self.folder / name).mkdir(parents=True)
+        self._owner = (self.folder / OWNER).open("w")
+        fcntl.flock(self._owner, fcntl.LOCK_EX)  # held as long as this process lives
         self._write_configuration()
         self._link_configuration()
         try:
@@ -107,25 +112,17 @@ class Cluster:
             os.kill(process, signal.SIGKILL)
 
     def stop(self) -> None:
-        """Cancel what still runs and end the daemons, by the process ids that they wrote."""
-        subprocess.run(["scancel", "--state=PENDING,RUNNING", "--me"], check=False, timeout=30, capture_output=True)
-        wait_until(lambda: not squeue("%i", "--states=RUNNING,COMPLETING"), 20, check=False)
-        for file in [
-            *self.folder.glob("run/slurmd-*.pid"),
-            self.folder / "run/slurmctld.pid",
-            self.folder / "munge/pid",
-        ]:
-            _end(_pid(file))
-        for name in LINKED:
-            if (SYSTEM_FOLDER / name).is_symlink() and (SYSTEM_FOLDER / name).readlink() == self.folder / name:
-                (SYSTEM_FOLDER / name).unlink()
+        _stop(self.folder)
 
     def _write_configuration(self) -> None:
         text = CONFIGURATION.format(host=_host(), folder=self.folder, controller_port=_free_port())
         devices = ["AutoDetect=off"]
         for gpu in range(self.gpus):
             # Slurm insists on character devices; the number at the end is the index that a job sees.
-            os.mknod(self.folder / f"dev/gpu{gpu}", 0o666 | 0o020000, os.makedev(1, 3))
+            try:
+                os.mknod(self.folder / f"dev/gpu{gpu}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+            except PermissionError:
+                raise Unavailable("no right to make device files here") from None
         for node in self.nodes:
             text += (
                 f"NodeName={node} NodeHostname={_host()} NodeAddr=127.0.0.1 Port={_free_port()} CPUs=16 Boards=1"
@@ -139,9 +136,13 @@ class Cluster:
         SYSTEM_FOLDER.mkdir(exist_ok=True)
         for name in LINKED:
             link = SYSTEM_FOLDER / name
+            if link.is_symlink() and (link.readlink().parent / OWNER).exists():
+                if _locked(link.readlink().parent / OWNER):
+                    raise Unavailable("another run of these tests has its cluster up")
+                _stop(link.readlink().parent)  # a killed run of these tests left it behind
             if link.exists():
                 raise Unavailable(f"this machine has a Slurm of its own: {link}")
-            link.unlink(missing_ok=True)  # of a cluster that is gone
+            link.unlink(missing_ok=True)
             link.symlink_to(self.folder / name)
 
     def _start_munge(self) -> None:
@@ -167,6 +168,26 @@ def squeue(columns: str, *arguments: str) -> list[str]:
     """One line a job."""
     command = ["squeue", "-h", "-o", columns, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout.splitlines()
+
+
+def _stop(folder: Path) -> None:
+    """Cancel what still runs and end the daemons of a cluster, by the process ids that they wrote."""
+    subprocess.run(["scancel", "--me"], check=False, timeout=30, capture_output=True)
+    wait_until(lambda: not squeue("%i", "--states=RUNNING,COMPLETING"), 20, check=False)
+    for file in (*folder.glob("run/slurmd-*.pid"), folder / "run/slurmctld.pid", folder / "munge/pid"):
+        _end(_pid(file))
+    for name in LINKED:
+        if (SYSTEM_FOLDER / name).is_symlink() and (SYSTEM_FOLDER / name).readlink() == folder / name:
+            (SYSTEM_FOLDER / name).unlink()
+
+
+def _locked(file: Path) -> bool:
+    with file.open() as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _install() -> None:
