@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_what_was_bundled_comes_back_byte_for_byte(run, tmp_path, capsys):
     file = tmp_path / "default.zip"
     assert main(["bundle", str(run), "--out", str(file)]) == 0
-    assert "1 runs: mvtec/default/seed0" in capsys.readouterr().out
+    assert "with mvtec/default/seed0" in capsys.readouterr().out
     assert main(["unbundle", str(file), "--results", str(tmp_path / "away")]) == 0
     there = contents(tmp_path / "away")
     expected = {f"runs/mvtec/default/seed0/{name}": data for name, data in contents(run).items()}

@@ -108,6 +108,7 @@ def test_our_markdown_becomes_html_and_everything_else_is_escaped():
     assert inline("**a** `b_c` *d* [e](f.md) 2 * 3 * 4 < 5") == (
         '<strong>a</strong> <code>b_c</code> <em>d</em> <a href="f.md">e</a> 2 * 3 * 4 &lt; 5'
     )
+    assert "href" not in inline("[e](javascript:alert(1)) [f](https://example.org)")
     assert inline('<img src="x">') == "&lt;img src=&#34;x&#34;&gt;"
     assert blocks("a\nb\n\n- c\n- d\n") == "<p>a b</p>\n<ul>\n<li>c</li>\n<li>d</li>\n</ul>"
 

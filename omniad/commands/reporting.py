@@ -20,7 +20,7 @@ def bundle(options: argparse.Namespace) -> None:
     from omniad.bundle import bundle
 
     runs = bundle(options.runs, options.out)
-    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, {len(runs)} runs: {', '.join(runs)}")
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, with {', '.join(runs)}")
     print(f"Whoever has it: omniad unbundle {options.out.name}, then omniad report")
 
 

@@ -10,7 +10,8 @@ INLINE = (
     (re.compile(r"\*\*(.+?)\*\*"), r"<strong>\1</strong>"),
     (re.compile(r"`(.+?)`"), r"<code>\1</code>"),
     (re.compile(r"(?<![\w*])\*(?!\s)(.+?)\*(?!\w)"), r"<em>\1</em>"),
-    (re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)"), r'<a href="\2">\1</a>'),
+    # Only to neighbours of the report: a run folder's note must not bring in an address, least of all javascript:.
+    (re.compile(r"\[([^\]]+)\]\(([^)\s:]+)\)"), r'<a href="\2">\1</a>'),
     (re.compile(r"&lt;br&gt;|\n"), "<br>"),
 )
 
