@@ -163,6 +163,13 @@ def test_what_a_stopped_call_did_is_kept_as_far_as_its_hashes_vouch_for_it(folde
     assert json.loads((place / NOTE).read_text()) == note  # the digest of a resumed pack is that of a fresh one
 
 
+def test_a_worker_that_the_system_ends_is_told_and_the_work_goes_on(folder, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"the system ended a worker.*repeat to go on"):
+        patch.setattr(pack_writer, "read_mask", lambda file, size: os.kill(os.getpid(), signal.SIGKILL))
+        pack(folder)
+    assert pack(folder).images.any(axis=(1, 2, 3)).all()
+
+
 def test_a_disk_without_room_is_told_before_the_work(folder, monkeypatch):
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(growing_pack.shutil, "disk_usage", lambda folder: usage)

@@ -223,6 +223,14 @@ class TestPreflight:
             assert part in told
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_folder_that_cannot_be_written_is_told(self, small_disk, monkeypatch):
+        monkeypatch.setattr(preflighting, "unreachable", lambda url: "")
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+        monkeypatch.chdir(small_disk)
+        settings = load_settings()
+        with pytest.raises(UserError, match=f"{small_disk}: no permission to write here; change"):
+            preflight({"mvtec": settings.sources["mvtec"]}, [], settings.data)
+
     def test_a_smaller_resolution_needs_less_room(self, tmp_path, monkeypatch):
         monkeypatch.setattr(preflighting, "unreachable", lambda url: "")
         monkeypatch.setattr(preflighting, "missing_for_hub", lambda: "")

@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -43,8 +44,8 @@ def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int
     """Decode and resize every image and mask of an index. `pack.json` comes last: without it there is no pack.
 
     Raises:
-        UserError: images or masks can't be decoded (all of them are named), or the disk is full. What was done till
-            then is kept, and the same call goes on with it.
+        UserError: images or masks can't be decoded (all of them are named), the disk is full, or a worker was ended.
+            What was done till then is kept, and the same call goes on with it.
     """
     index, index_sha256 = read_index(index_csv), sha256_file(index_csv)
     with locked(out_dir / "pack"):
@@ -57,6 +58,10 @@ def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int
                 growing.close()
         except OSError as error:
             raise cannot_write(out_dir, error) from None
+        except BrokenProcessPool:
+            raise UserError(
+                f"{out_dir}: the system ended a worker, for want of memory perhaps; repeat to go on"
+            ) from None
         digest = hashlib.sha256(f"{content_sha256}{index_sha256}{size}".encode()).hexdigest()
         note = {"size": size, "images": len(index), "index_sha256": index_sha256, "digest": digest}
         with atomic_write(out_dir / NOTE) as file:
@@ -69,6 +74,7 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> 
     paths = list(zip(index["image"], index["mask"], strict=True))
     starts = range(growing.rows, len(paths), BATCH)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(cores, max(1, len(starts)))
     problems: list[str] = []
     # Processes, because small images spend as long in the interpreter as in PIL; forked, because they write to the
     # files that are open here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -129,15 +130,17 @@ def _silent_hosts(urls: Iterable[str]) -> dict[str, str]:
 
 
 def full_disks(sources: Mapping[str, SourceSettings], data: DataSettings) -> list[str]:
-    """Disks that lack room for what is about to be fetched, extracted and packed there."""
+    """Disks that lack room for what is about to be fetched, extracted and packed there, and folders closed to it."""
     needs: dict[int, float] = defaultdict(float)  # device -> bytes
     places: dict[int, Path] = {}
+    problems = []
     for name, source in sources.items():
         for place, size in room(name, source, data):
             existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
             needs[existing.stat().st_dev] += size
             places[existing.stat().st_dev] = existing
-    problems = []
+            if not os.access(existing if existing.is_dir() else existing.parent, os.W_OK | os.X_OK):
+                problems.append(f"{existing.absolute()}: no permission to write here; change the folder's permissions")
     for device, needed in needs.items():
         free = shutil.disk_usage(places[device]).free
         if free < needed:
@@ -146,7 +149,7 @@ def full_disks(sources: Mapping[str, SourceSettings], data: DataSettings) -> lis
                 f"{needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free. Free some, or set sources.<name>.folder, "
                 "sources.<name>.archive or data.prepared to another disk"
             )
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 def room(name: str, source: SourceSettings, data: DataSettings) -> Iterable[tuple[Path, float]]:
