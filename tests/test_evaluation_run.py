@@ -17,6 +17,7 @@ from oracles import exact_metrics
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from omniad.cli import main
 from omniad.config import RunSettings, Settings, load_settings, merge, run_settings, to_yaml
 from omniad.data.index import write_index
 from omniad.data.pack_writer import write_pack
@@ -89,6 +90,14 @@ def finished(settings, tmp_path_factory) -> Path:
     folder = make_run(settings, tmp_path_factory.mktemp("runs") / "run")
     evaluate(folder, torch.device("cpu"), keep_maps=True)
     return folder
+
+
+def test_all_maps_are_kept_only_when_asked_for(settings, tmp_path):
+    folder = make_run(settings, tmp_path / "run")
+    assert main(["evaluate", str(folder)]) == 0
+    assert not (folder / "maps").exists()
+    assert main(["evaluate", str(folder), "--maps"]) == 0
+    assert {path.stem for path in (folder / "maps").iterdir()} == {"bolt", "nut", "pure"}
 
 
 def test_scores_are_the_maxima_of_the_maps(settings, finished):

@@ -12,7 +12,7 @@ from omniad.commands.parser import Commands
 def evaluate(options: argparse.Namespace) -> None:
     from omniad.evaluation.evaluate import evaluate
 
-    evaluate(options.run_dir)
+    evaluate(options.run_dir, keep_maps=options.maps)
 
 
 def metrics(options: argparse.Namespace) -> None:
@@ -36,6 +36,7 @@ def add_commands(commands: Commands) -> None:
         writes="scores.csv, metrics.csv, curves.npz and examples/ in RUN_DIR",
     )
     sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    sub.add_argument("--maps", action="store_true", help="also write all anomaly maps, float32, to RUN_DIR/maps/")
 
     sub = commands.add(
         "metrics",
