@@ -117,7 +117,7 @@ def with_anomalib(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
         values[f"{letter}-AUROC"] = float(BinaryAUROC()(one, label))
         values[f"{letter}-AP"] = float(BinaryAveragePrecision()(one, label))
     overlap = _AUPRO(fpr_limit=0.3)
-    overlap.update(scores[:, None], truth[:, None])
+    overlap.update(scores, truth)
     return values | {"AU-PRO": float(overlap.compute())}
 
 
