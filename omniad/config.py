@@ -23,7 +23,7 @@ DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every"}, "evaluation": {"batch_size"}}
 
-MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad"]
+MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg"]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
 Encoder = Literal[ResNet, EfficientNet]
@@ -147,6 +147,9 @@ class TrainingSettings(Section):
     )
     compile: bool = Field(
         default=False, description="compile the decoder's blocks with torch.compile, if there is a compiler"
+    )
+    textures: str = Field(
+        default="", description="DeSTSeg: folder of its defects' textures (DTD); empty: the batch's other images"
     )
     cache_gib: float = Field(
         default=40.0,

@@ -21,6 +21,14 @@ CASES = {
         contrast=0.5,
     ),
     "mambaad": Case({**SMALL, "method": "mambaad"}, {"learning_rate": 0.005}, steps=40),
+    "rlr": Case(
+        {"method": "rlr", "encoder": "tf_efficientnet_b6", "encoder_width": 8, "jitter": 4.0},
+        {"learning_rate": 0.0003},
+        steps=30,
+    ),
+    "destseg": Case(
+        {"method": "destseg", "encoder": "resnet18", "encoder_width": 8}, {"learning_rate": 0.4}, steps=200
+    ),
 }
 
 

@@ -14,8 +14,10 @@ import yaml
 from omniad.config import MethodName, ModelSettings, RunSettings, load_run_settings, to_yaml, validate
 from omniad.errors import UserError
 from omniad.files import atomic_write
+from omniad.models.baselines.destseg import DeSTSeg
 from omniad.models.baselines.mambaad import MambaAD
 from omniad.models.baselines.rd4ad import RD4AD
+from omniad.models.baselines.rlr import RLR
 from omniad.models.baselines.simplenet import SimpleNet
 from omniad.models.baselines.uniad import UniAD
 from omniad.models.encoder import check_entries, read_entries
@@ -29,6 +31,8 @@ METHODS: dict[MethodName, type[Method]] = {
     "uniad": UniAD,
     "simplenet": SimpleNet,
     "mambaad": MambaAD,
+    "rlr": RLR,
+    "destseg": DeSTSeg,
 }
 
 

@@ -1,0 +1,94 @@
+"""Synthetic defects: a region where Perlin noise is high shows another texture."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from omniad.data.packs import normalise
+from omniad.errors import UserError
+
+THRESHOLD = 0.5
+LARGEST_FREQUENCY = 5  # cells along a side: 2^0 ... 2^5, drawn for rows and columns
+LARGEST_OPACITY = 0.8  # of the original image inside a defect
+
+
+def plant_defects(images: Tensor, textures: str) -> tuple[Tensor, Tensor]:
+    """Images with a synthetic defect each, and masks of the defects (B, 1, H, W) of 0 and 1; drawn on the CPU.
+
+    Args:
+        images: (B, 3, H, W), normalised.
+        textures: folder of texture images (DTD's); "" takes other images of the batch, mirrored and shifted.
+    """
+    count, size = len(images), (images.shape[2], images.shape[3])
+    masks = torch.stack([perlin_noise(size) > THRESHOLD for _ in range(count)])[:, None].to(images)
+    sources = textures_of_folder(textures, count, size).to(images) if textures else textures_of_batch(images)
+    opacity = (torch.rand(count, 1, 1, 1) * LARGEST_OPACITY).to(images)
+    return torch.where(masks > 0, opacity * images + (1 - opacity) * sources, images), masks
+
+
+def textures_of_batch(images: Tensor) -> Tensor:
+    """For every image another one of the batch, mirrored and shifted at random: (B, 3, H, W)."""
+    partners = images.roll(1 + int(torch.randint(max(1, len(images) - 1), ())), dims=0)
+    textures = []
+    for image in partners:
+        flips = [axis for axis in (1, 2) if torch.rand(()) < 0.5]
+        shifts = [int(torch.randint(side, ())) for side in image.shape[1:]]
+        textures.append(image.flip(flips).roll(shifts, dims=(1, 2)))
+    return torch.stack(textures)
+
+
+def textures_of_folder(folder: str, count: int, size: tuple[int, int]) -> Tensor:
+    """Images drawn from a folder, resized and normalised: (count, 3, H, W).
+
+    Raises:
+        UserError: there are none.
+    """
+    files = _image_files(folder)
+    picked = [files[int(torch.randint(len(files), ()))] for _ in range(count)]
+    shape = (size[1], size[0])
+    arrays = [np.asarray(Image.open(file).convert("RGB").resize(shape, Image.Resampling.BILINEAR)) for file in picked]
+    return normalise(np.stack(arrays))
+
+
+@lru_cache(maxsize=2)
+def _image_files(folder: str) -> list[Path]:
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not files:
+        raise UserError(f"training.textures: no images in {folder}; `omniad fetch dtd` fetches DTD, or leave it empty")
+    return files
+
+
+def perlin_noise(size: tuple[int, int]) -> Tensor:
+    """Perlin noise in about [-1, 1] on the CPU, (H, W), of random gradients and random frequencies along both axes."""
+    cells = [2 ** int(torch.randint(LARGEST_FREQUENCY + 1, ())) for _ in size]
+    angles = 2 * math.pi * torch.rand(cells[0] + 1, cells[1] + 1)
+    return noise_of_gradients(torch.stack([angles.sin(), angles.cos()]), size)
+
+
+def noise_of_gradients(gradients: Tensor, size: tuple[int, int]) -> Tensor:
+    """Gradients (2, r + 1, c + 1) of rows and columns at the corners of r x c cells -> noise (H, W)."""
+    lower, inside = [], []
+    for side, corners in zip(size, gradients.shape[1:], strict=True):
+        place = torch.arange(side) * ((corners - 1) / side)
+        lower.append(place.long())
+        inside.append(place - place.floor())
+    dy, dx = inside[0][:, None], inside[1][None]
+    corners = []
+    for down in (0, 1):
+        for right in (0, 1):
+            g = gradients[:, (lower[0] + down)[:, None], (lower[1] + right)[None]]  # (2, H, W)
+            corners.append(g[0] * (dy - down) + g[1] * (dx - right))
+    fade_y, fade_x = _fade(dy), _fade(dx)
+    top, bottom = torch.lerp(corners[0], corners[1], fade_x), torch.lerp(corners[2], corners[3], fade_x)
+    return math.sqrt(2) * torch.lerp(top, bottom, fade_y)
+
+
+def _fade(t: Tensor) -> Tensor:
+    return t**3 * (t * (6 * t - 15) + 10)
