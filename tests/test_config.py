@@ -19,6 +19,7 @@ from omniad.config import (
     to_yaml,
 )
 from omniad.errors import UserError
+from omniad.targets import target_runs
 
 OVERLAYS = sorted(file for file in CONFIG_FOLDER.glob("*.yaml") if file.name not in DEFAULT_FILES)
 
@@ -54,7 +55,7 @@ def test_the_protocol_is_the_papers():
 
 def test_19_trainings_a_seed_serve_all_tables():
     settings = load_settings()
-    rows = {(row.dataset, row.run) for table in settings.tables.values() for row in table.rows if row.run}
+    rows = target_runs(settings)["all"]
     assert len(rows) == 19
     assert len({run for dataset, run in rows if dataset == "mvtec"} - {"default"}) == 16
 

@@ -64,7 +64,10 @@ def test_an_unknown_layout_is_refused(tmp_path):
 def test_mvtec_has_single_channel_images_and_masks_named_by_stem(folder):
     index = index_of(folder, "mvtec")
     assert index.groupby(["split", "label"]).size().to_dict() == {("test", 0): 6, ("test", 1): 36, ("train", 0): 6}
-    modes = {name: Image.open(folder / "mvtec" / name / "train/good/000.png").mode for name in scenes.MVTEC}
+    modes = {}
+    for name in scenes.MVTEC:
+        with Image.open(folder / "mvtec" / name / "train/good/000.png") as image:
+            modes[name] = image.mode
     assert modes == {name: "L" if spec.grey else "RGB" for name, spec in scenes.MVTEC.items()}
     assert set(modes.values()) == {"L", "RGB"}
     bad = index[index["label"] == 1]

@@ -21,6 +21,7 @@ from omniad.config import load_settings
 from omniad.reporting import write_complexity, write_report
 from omniad.reporting.content import PAPER_VS_CODE
 from omniad.reporting.paper import PAPER_FOLDER, read_paper
+from omniad.targets import target_runs
 
 TABLES = [f"Table {number}: " for number in ("I", "II", "III", "IV", "V", "VI", "VII")]
 LOWER = "\N{DOWNWARDS ARROW}"
@@ -56,7 +57,7 @@ def miniature(tmp_path_factory):
     values = CONFIGURED.model_dump()
     values["runs"]["resnet50"]["note"] = "Half as wide | as it should be."
     settings = miniature_settings(tmp_path_factory.mktemp("miniature"), seeds=[0], runs=values["runs"])
-    wanted = {(row.dataset, row.run) for table in settings.tables.values() for row in table.rows if row.run}
+    wanted = target_runs(settings)["all"]
     for dataset, run in wanted:
         folder = write_run(settings, dataset, run, 0, VALUES)
         if run == "default":
