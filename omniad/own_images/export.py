@@ -61,6 +61,7 @@ def export(run_dir: str | Path, file: str | Path, format: Literal["onnx", "pt2"]
     whole.requires_grad_(False)
     checks = [_computed(whole, size, batch) for batch in BATCHES]
     write, read = FORMATS[format]
+    log.info("Exporting %s: a minute or more for a model of full size.", run_dir)
     with _in_place(Path(file)) as temporary:
         try:
             with _silence():

@@ -6,18 +6,21 @@ import csv
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from omniad.data.pack_writer import in_order
 from omniad.errors import UserError
 from omniad.files import atomic_write
 from omniad.own_images.detector import Detector, Prediction
 from omniad.own_images.files import find_images, output_names
 from omniad.own_images.overlay import overlay
 
+WRITERS = 4  # threads: drawing and compressing release the interpreter's lock, and the disk is waited for
 SHOWN = 20  # unreadable images in the message; all of them are in skipped.csv
 
 log = logging.getLogger(__name__)
@@ -64,15 +67,22 @@ def predict(
     detector = detector if isinstance(detector, Detector) else Detector(detector)
     names = dict(zip(files, output_names(files), strict=True))
     skipped: dict[Path, str] = {}
-    rows = []
-    with tqdm(total=len(files), desc="predict", unit="image", disable=not sys.stderr.isatty()) as bar:
-        for prediction in detector.predict(files, skipped):
-            name = names[prediction.path]
-            if out is not None:
-                _write_images(detector, prediction, out, name, full_size)
-            rows.append(Row(str(prediction.path), prediction.score, prediction.verdict, name))
+    rows: list[Row] = []
+
+    def finish(prediction: Prediction) -> Row:
+        name = names[prediction.path]
+        if out is not None:
+            _write_images(detector, prediction, out, name, full_size)
+        return Row(str(prediction.path), prediction.score, prediction.verdict, name)
+
+    with (
+        ThreadPoolExecutor(max_workers=WRITERS) as pool,  # files are written while the next batch is computed
+        tqdm(total=len(files), desc="predict", unit="image", disable=not sys.stderr.isatty()) as bar,
+    ):
+        for row in in_order(pool, finish, detector.predict(files, skipped), 2 * WRITERS):
+            rows.append(row)
             if each is not None:
-                each(rows[-1])
+                each(row)
             bar.update(len(rows) + len(skipped) - bar.n)
     if out is not None:
         _write_tables(out, rows, skipped)

@@ -1,0 +1,156 @@
+"""How fast people's own images are scored: `predict` and the exported graphs beside a plain PyTorch loop.
+
+    python benchmarks/predict.py [--images N] [--folder DIR]
+
+The model is the paper's default at 256 pixels, with random weights: they change no time. Prints Markdown. Writes some
+hundred megabytes to a temporary folder, or to DIR, where a second call finds the exported graphs, which take minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from omniad.config import (
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    RunSettings,
+    SourceSettings,
+    TrainingSettings,
+    to_yaml,
+)
+from omniad.data.packs import normalise
+from omniad.models import build_model, save_model
+from omniad.models.anomaly_map import smooth
+from omniad.own_images.detector import Detector
+from omniad.own_images.export import export
+from omniad.own_images.predict import predict
+
+SIZE, SIDE = 256, 1024  # pixels of the run, and of the images on disk
+BATCH = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        run, files = make_run(folder / "run"), make_images(folder / "images", options.images)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        print(f"{torch.get_num_threads()} threads, {device}, load of the machine {os.getloadavg()[0]:.1f}\n")
+        of_tensors(folder, Detector(run, device))
+        of_files(folder, Detector(run, device), files)
+
+
+def make_run(folder: Path) -> Path:
+    model = ModelSettings(encoder_weights="random")
+    settings = RunSettings(
+        dataset="parts",
+        run="untrained",
+        source=SourceSettings(title="Parts", layout="own", folder="parts"),
+        data=DataSettings(),
+        model=model,
+        training=TrainingSettings(),
+        evaluation=EvaluationSettings(batch_size=BATCH),
+    )
+    if folder.exists():
+        return folder
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(settings))
+    save_model(build_model(model), model, folder / "model.safetensors")
+    return folder
+
+
+def make_images(folder: Path, number: int) -> list[Path]:
+    """Large JPEGs with some grain, as a camera gives them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for image in range(number):
+        coarse = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).resize((SIDE, SIDE))
+        grain = rng.integers(0, 8, (SIDE, SIDE, 3), np.uint8)
+        Image.fromarray(np.asarray(coarse) // 2 + grain).save(folder / f"{image:04}.jpg", quality=90)
+    return sorted(folder.iterdir())[:number]
+
+
+def of_tensors(folder: Path, detector: Detector) -> None:
+    """From resized pixels in memory to maps and scores: no file is read."""
+    ways: dict[str, Callable[[np.ndarray], object]] = {
+        "plain PyTorch": lambda pixels: plain(detector, pixels),
+        "`Detector.compute`": detector.compute,
+    }
+    if detector.device.type == "cpu":
+        import onnxruntime
+
+        for kind in ("onnx", "pt2"):
+            if not (folder / f"detector.{kind}").exists():
+                export(detector.run_dir, folder / f"detector.{kind}", kind)
+        # As many threads as PyTorch has.
+        choice = onnxruntime.SessionOptions()
+        choice.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(folder / "detector.onnx", choice, providers=["CPUExecutionProvider"])
+        program = torch.export.load(folder / "detector.pt2").module()
+        ways["exported, ONNX Runtime"] = lambda pixels: session.run(None, {"images": as_floats(pixels).numpy()})
+        ways["exported, pt2"] = lambda pixels: program(as_floats(pixels))
+    rng = np.random.default_rng(0)
+    print("| from pixels | latency of one image, ms | images/s, batches of 16 |")
+    print("|---|---|---|")
+    one, many = (rng.integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8) for batch in (1, BATCH))
+    for name, way in ways.items():
+        way(one)
+        single = [_seconds(way, one) for _ in range(7)]
+        batches = [_seconds(way, many) for _ in range(3)]
+        print(f"| {name} | {1000 * statistics.median(single):.0f} | {BATCH / min(batches):.2f} |", flush=True)
+
+
+def of_files(folder: Path, detector: Detector, files: list[Path]) -> None:
+    """From image files to scores, and to everything that `predict` writes."""
+    ways: dict[str, Callable[[], object]] = {
+        "plain loop: read, resize, compute": lambda: plain_files(detector, files),
+        "`predict`, scores alone": lambda: predict(detector, files),
+        "`predict` with maps and overlays": lambda: predict(detector, files, folder / "out"),
+    }
+    print(f"\n| {len(files)} JPEGs of {SIDE}x{SIDE} | images/s |")
+    print("|---|---|")
+    for name, way in ways.items():
+        print(f"| {name} | {len(files) / _seconds(way):.2f} |", flush=True)
+
+
+@torch.inference_mode()
+def plain(detector: Detector, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What one would write: normalise, model, smooth, maximum."""
+    images = normalise(pixels).to(detector.device)
+    maps = smooth(detector.model.anomaly_maps(detector.model.encode(images), SIZE), 4.0)
+    return maps.cpu().numpy(), maps.amax(dim=(1, 2)).cpu().numpy()
+
+
+def plain_files(detector: Detector, files: list[Path]) -> None:
+    for start in range(0, len(files), BATCH):
+        images = [Image.open(file).convert("RGB") for file in files[start : start + BATCH]]
+        plain(detector, np.stack([np.asarray(image.resize((SIZE, SIZE))) for image in images]))
+
+
+def as_floats(pixels: np.ndarray) -> torch.Tensor:
+    """(B, S, S, 3) uint8 -> (B, 3, S, S) in [0, 1], as the graphs take them."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+def _seconds(way: Callable[..., object], *arguments: object) -> float:
+    start = time.perf_counter()
+    way(*arguments)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
