@@ -26,10 +26,11 @@ def overlay(detector: Detector, prediction: Prediction) -> Image.Image:
     else:
         low, high = float(heat.min()), float(heat.max())
     share = np.clip((heat - low) / (high - low), 0, 1) if high > low else np.zeros_like(heat)
-    colors = matplotlib.colormaps[COLORS](share)[..., :3] * 255  # (h, w, 3)
-    opacity = STRONGEST * share[..., None]
-    grey = prediction.view.mean(axis=2, keepdims=True)
-    pixels = np.rint(grey * (1 - opacity) + colors * opacity).astype(np.uint8)
+    level = np.rint(255 * share).astype(np.uint8)  # (h, w): of 256 colours
+    opacity = STRONGEST * np.linspace(0, 1, 256, dtype=np.float32)[:, None]
+    colors = opacity * 255 * matplotlib.colormaps[COLORS](np.arange(256))[:, :3].astype(np.float32)  # (256, 3)
+    grey = prediction.view.mean(axis=2, dtype=np.float32, keepdims=True)
+    pixels = np.rint(grey * (1 - opacity[level]) + colors[level]).astype(np.uint8)  # (h, w, 3)
     if detector.threshold is not None:
         above = heat > detector.threshold
         pixels[above & ~binary_erosion(above, iterations=2)] = OUTLINE
