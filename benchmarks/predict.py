@@ -107,10 +107,15 @@ def of_tensors(folder: Path, detector: Detector) -> None:
     print("| from pixels | latency of one image, ms | images/s, batches of 16 |")
     print("|---|---|---|")
     one, many = (rng.integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8) for batch in (1, BATCH))
-    for name, way in ways.items():
-        way(one)
-        single = [_seconds(way, one) for _ in range(7)]
-        batches = [_seconds(way, many) for _ in range(3)]
+    singles, every_batch = ({name: [] for name in ways} for _ in range(2))
+    for turn in range(4):  # in turn, so that what else the machine does harms all alike; the first one warms up
+        for name, way in ways.items():
+            single, batch = [_seconds(way, one) for _ in range(3)], _seconds(way, many)
+            if turn:
+                singles[name] += single
+                every_batch[name].append(batch)
+    for name in ways:
+        single, batches = singles[name], every_batch[name]
         print(f"| {name} | {1000 * statistics.median(single):.0f} | {BATCH / min(batches):.2f} |", flush=True)
 
 

@@ -89,8 +89,8 @@ def _gpus() -> Iterator[Finding]:
             text = f"the driver sees a GPU, torch (built for CUDA {torch.version.cuda}) cannot use it: "
             yield Finding("CUDA", "broken", text + "install a torch that fits the driver, see pytorch.org")
         else:
-            text = "no GPU: a model of full size trains for days or weeks on a CPU, predicting takes about a second"
-            yield Finding("CUDA", "missing", text + " an image; `make demo` and small models need none")
+            text = "no GPU: a model of full size trains for days or weeks on a CPU, predicting takes some tenths of a"
+            yield Finding("CUDA", "missing", text + " second an image; `make demo` and small models need none")
         return
     yield Finding("CUDA", "ok", f"{torch.version.cuda}, {torch.cuda.device_count()} GPU(s)")
     for number in range(torch.cuda.device_count()):
