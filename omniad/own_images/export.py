@@ -68,6 +68,11 @@ def export(run_dir: str | Path, file: str | Path, format: Literal["onnx", "pt2"]
                 write(whole, size, temporary)
         except ImportError as error:
             raise UserError(f"{error.name} is missing: pip install 'omniad[export]'") from None
+        except OSError:
+            raise
+        except Exception as error:  # the exporters raise anything for a model they can't follow
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{run_dir}: its model can't be made into a graph: {reason}") from error
         graph = read(temporary)
         difference = float(np.max([_difference(graph, images, expected) for images, expected in checks]))
         if not difference <= TOLERANCE:

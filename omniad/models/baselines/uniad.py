@@ -138,7 +138,7 @@ class DecoderLayer(nn.Module):
         self, previous: Tensor, memory: Tensor, positions: Tensor, size: tuple[int, int], allowed: Tensor
     ) -> Tensor:
         """Previous output and encoder's output, both (B, N, D) -> (B, N, D); the first previous output is memory."""
-        x = fit_grid(self.queries.T.unflatten(1, (GRID, GRID))[None], size).expand(len(memory), -1, -1)
+        x = fit_grid(self.queries.T.unflatten(1, (GRID, GRID))[None], size).expand(memory.shape[0], -1, -1)
         x = self.norm1(x + self.dropout(self.first(x + positions, memory + positions, memory, allowed)))
         x = self.norm2(x + self.dropout(self.second(x + positions, previous + positions, previous, allowed)))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
