@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -96,17 +95,6 @@ def test_help_says_what_goes_in_what_comes_out_and_an_example_that_is_understood
     example = re.search(rf"^Example: omniad ({command}.*)$", text, re.MULTILINE)
     assert example
     make_parser().parse_args(shlex.split(example[1]))
-
-
-def test_help_answers_in_half_a_second():
-    """The fastest of three: the machine may be busy with the other tests."""
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "omniad", "--help"], stdout=subprocess.DEVNULL, check=True)
-        return time.perf_counter() - start
-
-    assert min(seconds() for _ in range(3)) < 0.5
 
 
 @pytest.mark.parametrize("command", ["--help", "train --help", "metrics --help", "import-released --help"])
