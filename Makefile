@@ -13,7 +13,7 @@ test: $(SETUP)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST)
 
 test-slurm: $(SETUP)  ## on a real Slurm cluster, brought up for it on this machine (as root; installs slurm-wlm and munge)
-	$(BIN)/python -m pytest tests/slurm $(PYTEST)
+	$(BIN)/python -m pytest tests/slurm -W default $(PYTEST)
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
