@@ -21,7 +21,7 @@ from project_copy import TINY, copy_project, start_snakemake
 RUNS = ("uninterrupted", "out_of_time", "preempted", "on_a_lost_node", "orphaned")
 OVERLAY = {
     "runs": {
-        **{run: {"training": {"epochs": 4, "save_every_s": 0.1}} for run in RUNS},
+        **{run: {"training": {"epochs": 16, "save_every_s": 0.1}} for run in RUNS},
         "hopeless": {"training": {"learning_rate": 1e30}},
     }
 }

@@ -6,6 +6,7 @@ because an srun inside a Snakemake job looks nowhere else. It is stopped by the 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -109,7 +110,8 @@ class Cluster:
         daemon = _pid(self.folder / f"run/slurmd-{node}.pid")
         assert daemon
         for process in (daemon, *_node_processes(node)):
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # ended by itself meanwhile
+                os.kill(process, signal.SIGKILL)
 
     def stop(self) -> None:
         _stop(self.folder)
