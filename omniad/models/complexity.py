@@ -1,10 +1,10 @@
 """Parameters and operations of a model, counted as the paper and its family count them.
 
 Parameters: every registered one, the frozen encoder (cut after layer3) included; of another method also those that its
-published count includes though they never run (`Method.never_run`). Operations ("FLOPs" in the tables):
-the convention of the library fvcore for one image in eval mode, where a multiply-add is 1 for convolutions, linear
-layers and matrix products, plus norm layers and nearest upsampling; softmax, activations, additions and pooling are not
-counted. The `released` reading's random projection is computed, so it counts as operations, but it is no parameter.
+published count includes though they never run (`Method.never_run`). Operations ("FLOPs" in the tables): the convention
+of the library fvcore for one image in eval mode, where a multiply-add is 1 for convolutions, linear layers and matrix
+products, plus norm layers, resizing and global pooling; softmax, activations and additions are not counted. The
+`released` reading's random projection is computed, so it counts as operations, but it is no parameter.
 
 fvcore itself runs the model, which takes minutes and gigabytes at 480 million parameters; here only shapes are
 computed. The tests compare both.
@@ -73,22 +73,23 @@ class MacCounter(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         rule = RULES.get(getattr(func, "__name__", ""))
         if rule is not None:
-            self.macs += rule(out, *args)
+            self.macs += rule(out, *args, **(kwargs or {}))
         return out
 
 
 # Function -> its count from (output, first input, second input). Norm layers count as fvcore estimates them: 2 an
-# element for BatchNorm in eval mode, 4 for normalising, 5 with weights after it.
+# element for BatchNorm in eval mode, 4 for normalising, 5 with weights after it; bilinear resizing counts as 4.
 RULES: dict[str, Callable[..., int]] = {
-    "conv2d": lambda out, x, weight, *_: out.numel() * prod(weight.shape[1:]),
-    "conv_transpose2d": lambda out, x, weight, *_: x.numel() * prod(weight.shape[1:]),
-    "linear": lambda out, x, weight, *_: out.numel() * weight.shape[1],
-    "matmul": lambda out, x, *_: out.numel() * x.shape[-1],
-    "scaled_dot_product_attention": lambda out, query, key, *_: (query.numel() + out.numel()) * key.shape[-2],
-    "batch_norm": lambda out, *_: 2 * out.numel(),
-    "instance_norm": lambda out, x, mean=None, var=None, weight=None, *_: (4 if weight is None else 5) * out.numel(),
-    "layer_norm": lambda out, *_: 5 * out.numel(),
-    "interpolate": lambda out, *_: out.numel(),
+    "conv2d": lambda out, x, weight, *_, **__: out.numel() * prod(weight.shape[1:]),
+    "conv_transpose2d": lambda out, x, weight, *_, **__: x.numel() * prod(weight.shape[1:]),
+    "linear": lambda out, x, weight, *_, **__: out.numel() * weight.shape[1],
+    "matmul": lambda out, x, *_, **__: out.numel() * x.shape[-1],
+    "scaled_dot_product_attention": lambda out, query, key, *_, **__: (query.numel() + out.numel()) * key.shape[-2],
+    "batch_norm": lambda out, *_, **__: 2 * out.numel(),
+    "instance_norm": lambda out, *_, weight=None, **__: (4 if weight is None else 5) * out.numel(),
+    "layer_norm": lambda out, *_, **__: 5 * out.numel(),
+    "adaptive_avg_pool2d": lambda out, x, *_, **__: x.numel(),
+    "interpolate": lambda out, *_, mode="nearest", **__: (4 if mode == "bilinear" else 1) * out.numel(),
 }
 
 

@@ -1,0 +1,44 @@
+"""The other methods' multiply-adds against fvcore itself, at reduced size."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from omniad.config import ModelSettings
+from omniad.models import build_model
+from omniad.models.complexity import complexity
+
+SMALL = {
+    "rd4ad": {"encoder": "wide_resnet50_2", "encoder_width": 8},
+    "uniad": {"encoder": "tf_efficientnet_b4", "encoder_width": 16},
+    "simplenet": {"encoder": "wide_resnet50_2", "encoder_width": 8},
+    "destseg": {"encoder": "resnet18", "encoder_width": 8},
+    "rlr": {"encoder": "tf_efficientnet_b6", "encoder_width": 8},
+    "mambaad": {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 2, 1]},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")  # fvcore's
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # sides of images are plain numbers in our code
+@pytest.mark.parametrize("method", SMALL)
+def test_agrees_with_fvcore(method):
+    from fvcore.nn import FlopCountAnalysis  # here, because the import warns too
+    from fvcore.nn.jit_handles import get_shape
+
+    def fused_attention(inputs, outputs):
+        shapes: Any = [get_shape(tensor) for tensor in inputs[:2]]
+        (b, h, n, d), (_, _, s, _) = shapes
+        return 2 * b * h * n * s * d
+
+    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+    settings = ModelSettings.model_validate({"method": method, **SMALL[method]})
+    model = build_model(settings).eval()
+    analysis = FlopCountAnalysis(model, torch.zeros(1, 3, 128, 128))
+    analysis.set_op_handle("aten::scaled_dot_product_attention", fused_attention)
+    with torch.no_grad():
+        counted = analysis.total()
+    assert complexity(settings, 128)[1] == counted
