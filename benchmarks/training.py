@@ -183,6 +183,8 @@ def report(batch: int, rounds: int, compiled: bool) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as name, arithmetic("fp32", device):
         folder = Path(name)
         pack = make_pack(folder, batch, rounds + 1)
+        kinds = ("plain", "plain, fused attention", "engine") if device.type == "cpu" else ()
+        peaks = {kind: peak_memory(kind, folder, batch) for kind in kinds}  # before this process holds all models
         engines = {"engine": Engine(pack, batch, device)}
         if compiled:
             engines["engine, compiled"] = Engine(pack, batch, device, compiled=True)
@@ -223,10 +225,9 @@ def report(batch: int, rounds: int, compiled: bool) -> Iterator[str]:
         for name, value in engines["engine"].split(pack, folder / "state").items():
             yield f"| {name} | {value:.3f} |"
         yield f"| waiting for data | {statistics.median(waiting[1:]):.4f} |"
-        if device.type == "cpu":
+        if peaks:
             yield "\n| process | peak memory, MiB |\n|---|---:|"
-            for kind in ("plain", "plain, fused attention", "engine"):
-                yield f"| {kind} | {peak_memory(kind, folder, batch)} |"
+            yield from (f"| {kind} | {peak} |" for kind, peak in peaks.items())
 
 
 if __name__ == "__main__":
