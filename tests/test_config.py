@@ -7,7 +7,6 @@ import yaml
 
 from omniad.config import (
     CONFIG_FOLDER,
-    DEFAULT_FILES,
     RunSettings,
     Settings,
     load_run_settings,
@@ -18,6 +17,7 @@ from omniad.config import (
     run_settings,
     to_yaml,
 )
+from omniad.config.reading import DEFAULT_FILES
 from omniad.errors import UserError
 from omniad.targets import target_runs
 
@@ -137,7 +137,7 @@ def test_merge_goes_key_by_key_and_replaces_lists():
 
 
 def test_outside_a_checkout_the_defaults_stand_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr("omniad.config.CONFIG_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr("omniad.config.reading.CONFIG_FOLDER", tmp_path / "absent")
     for settings in (load_settings(), load_settings_without_sources(tmp_path)):
         assert settings.training.epochs == 500
     with pytest.raises(UserError, match="in a checkout of omniad, or name a whole configuration"):

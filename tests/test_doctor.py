@@ -139,7 +139,7 @@ def test_what_is_missing_passes_and_what_is_broken_fails(settings, tmp_path, mon
 
 def test_outside_a_checkout_nothing_is_configured_and_that_is_told(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("omniad.config.CONFIG_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr("omniad.config.reading.CONFIG_FOLDER", tmp_path / "absent")
     assert load_settings().sources == {}
     assert main(["doctor"]) == 0
     assert "none are configured outside a checkout" in capsys.readouterr().out

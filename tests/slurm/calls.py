@@ -28,6 +28,7 @@ OVERLAY = {
 CONFIG = ("config/demo.yaml", "tiny.yaml", "faults.yaml")
 # Jobs here take seconds and share two cores: look often, one thread each.
 QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--set-threads", "train=1", "evaluate=1", "pack=1")
+FINISH_S = 600  # a call that hangs fails its test; the longest takes a few minutes
 
 
 def prepare_project(folder: Path) -> Path:
@@ -76,7 +77,11 @@ class Call:
 
     def finish(self, expect: int = 0) -> str:
         """Wait for its end; its whole output."""
-        assert self.snakemake.wait() == expect
+        try:
+            status = self.snakemake.wait(FINISH_S)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"snakemake has not ended within {FINISH_S} s; what it said is below") from None
+        assert status == expect
         return self.output.read_text()
 
     def hold(self, run: str) -> Trainer:

@@ -89,9 +89,13 @@ class Cluster:
         for name in ("run", "log", "state", "dev", "munge", *(f"spool/{node}" for node in self.nodes)):
             (self.folder / name).mkdir(parents=True)
         self._owner = (self.folder / OWNER).open("w")
-        fcntl.flock(self._owner, fcntl.LOCK_EX)  # held as long as this process lives
-        self._write_configuration()
-        self._link_configuration()
+        fcntl.flock(self._owner, fcntl.LOCK_EX)  # until the cluster is stopped, or this process dies
+        try:
+            self._write_configuration()
+            self._link_configuration()
+        except Unavailable:
+            self._owner.close()
+            raise
         try:
             self._start_munge()
             _run("slurmctld")
@@ -115,6 +119,7 @@ class Cluster:
 
     def stop(self) -> None:
         _stop(self.folder)
+        self._owner.close()
 
     def _write_configuration(self) -> None:
         text = CONFIGURATION.format(host=_host(), folder=self.folder, controller_port=_free_port())

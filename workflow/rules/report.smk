@@ -1,5 +1,6 @@
 # Complexity, tables, figures and the report. Nothing here trains.
-import omniad.config
+import omniad
+from omniad.config import CONFIG_FOLDER
 
 
 localrules:
@@ -21,7 +22,7 @@ def found_runs(wildcards):
 
 def reporting_digest():
     """Of the reporting code and of what the paper prints: an edit there makes the report anew, and only the report."""
-    folders = [Path(omniad.config.__file__).parent / "reporting", omniad.config.CONFIG_FOLDER / "paper"]
+    folders = [Path(omniad.__file__).parent / "reporting", CONFIG_FOLDER / "paper"]
     endings = (".py", ".j2", ".css", ".js", ".csv", ".yaml")
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in endings)
     return digest("".join(path.read_text(encoding="utf-8") for path in files))

@@ -1,25 +1,15 @@
-"""Every setting once: its type, its default and what it means.
-
-The defaults are the paper's protocol; `config/config.yaml` spells them out and adds the data sets, `config/runs.yaml`
-the trained configurations, `config/tables.yaml` the tables. An overlay (`--config FILE`, or Snakemake's `--configfile`)
-changes single keys of that. Unknown keys and wrong types are refused with the key's path, so a typo never trains the
-wrong model.
-"""
+"""Every setting once: its type, its default and what it means. The defaults are the paper's protocol."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 
-from omniad.errors import UserError
+from omniad.config.checking import Section
 
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "config"
-DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every"}, "evaluation": {"batch_size"}}
 
@@ -29,7 +19,6 @@ EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4
 Encoder = Literal[ResNet, EfficientNet]
 Learnable = Literal["q", "kv", "none", "skip"]
 Branches = Literal["both", "global", "local"]
-S = TypeVar("S", bound=BaseModel)
 
 
 def _square(tokens: int) -> int:
@@ -48,12 +37,6 @@ def _unique(values: list) -> list:
     if len(set(values)) != len(values):
         raise ValueError("must not name anything twice")
     return values
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, no unknown keys, no silent conversion ("3" is not 3)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DownloadSettings(Section):
@@ -203,7 +186,7 @@ class TableSettings(Section):
 class FigureSettings(Section):
     title: str
     run: str = "default"
-    datasets: list[str] = ["mvtec", "visa"]
+    datasets: list[str] = Field(default=["mvtec", "visa"])
     classes: int = Field(default=4, ge=1, description="classes shown per data set")
 
 
@@ -223,7 +206,9 @@ class Settings(Section):
     datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)] = Field(
         default=["mvtec", "visa", "realiad"], description="data sets to use"
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_unique)] = [0, 1, 2]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_unique)] = Field(
+        default=[0, 1, 2]
+    )
     sources: dict[str, SourceSettings] = Field(default={})
     downloads: dict[str, DownloadSettings] = Field(default={}, description="what else `omniad fetch` knows")
     data: DataSettings = DataSettings()
@@ -259,151 +244,3 @@ class RunSettings(Section):
             group: getattr(self, group).model_dump(exclude=SPEED_ONLY.get(group))
             for group in ("model", "training", "evaluation")
         }
-
-
-def load_settings(*overlays: str | Path) -> Settings:
-    """The project's configuration with each overlay file laid over it in turn.
-
-    Outside a checkout there is no `config/` folder; then the class defaults stand alone, and no data set is known.
-
-    Raises:
-        UserError: a file is missing or not YAML, a key is unknown, a value has the wrong type.
-    """
-    merged: dict[str, Any] = {}
-    defaults = [CONFIG_FOLDER / name for name in DEFAULT_FILES]
-    # Beside an installed package another one may have put a folder of this name.
-    in_checkout = (CONFIG_FOLDER.parent / "pyproject.toml").is_file() and CONFIG_FOLDER.is_dir()
-    for file in (*(defaults if in_checkout else ()), *map(Path, overlays)):
-        merged = merge(merged, read_yaml(file))
-    places = [f"{CONFIG_FOLDER.name}/*.yaml"] if in_checkout else []
-    return check_settings(merged, " + ".join([*places, *map(str, overlays)]))
-
-
-def project_settings(*overlays: str | Path) -> Settings:
-    """`load_settings` for what works on the project's data sets, runs or tables.
-
-    Raises:
-        UserError: also when none are configured, as outside a checkout.
-    """
-    settings = load_settings(*overlays)
-    if not settings.sources:
-        raise UserError(
-            "no data set, run or table is configured here: call this in a checkout of omniad, or name a whole "
-            "configuration with --config FILE (`omniad fit` and `omniad predict` need none)"
-        )
-    return settings
-
-
-def check_settings(values: Mapping[str, Any], where: str) -> Settings:
-    """Validate a merged configuration; `where` names its origin in an error."""
-    settings = validate(Settings, values, where)
-    if not settings.sources:
-        return settings
-    for name in settings.datasets:
-        known(name, settings.sources, f"{where}: datasets")
-    for run, change in settings.runs.items():
-        for dataset in change.per_dataset:
-            known(dataset, settings.sources, f"{where}: runs.{run}.per_dataset")
-        for dataset in change.per_dataset or settings.datasets[:1]:
-            run_settings(settings, dataset, run, where)
-    for table, entry in settings.tables.items():
-        for row in entry.rows:
-            known(row.dataset, settings.sources, f"{where}: tables.{table}, row '{row.label}': dataset")
-            if row.run:
-                known(row.run, settings.runs, f"{where}: tables.{table}, row '{row.label}': run")
-        for run in entry.extra_runs:
-            known(run, settings.runs, f"{where}: tables.{table}.extra_runs")
-    return settings
-
-
-def run_settings(settings: Settings, dataset: str, run: str, where: str = "configuration") -> RunSettings:
-    """The settings of one run on one data set: the defaults, the run's changes, its changes on that data set."""
-    source = settings.sources[known(dataset, settings.sources, f"{where}: data set")]
-    change = settings.runs[known(run, settings.runs, f"{where}: run")]
-    groups: dict[str, Any] = {}
-    for group in ("model", "training", "evaluation"):
-        values = merge(getattr(settings, group).model_dump(), getattr(change, group))
-        values = merge(values, change.per_dataset.get(dataset, {}).get(group, {}))
-        groups[group] = validate(type(getattr(settings, group)), values, where, f"runs.{run}.{group}")
-    return RunSettings(dataset=dataset, run=run, source=source, data=settings.data, note=change.note, **groups)
-
-
-def load_run_settings(run_dir: str | Path) -> RunSettings:
-    """The resolved settings of a finished run, from its folder."""
-    file = Path(run_dir) / "config.yaml"
-    return validate(RunSettings, read_yaml(file), str(file))
-
-
-def read_yaml(file: str | Path) -> dict[str, Any]:
-    """A YAML mapping, read without executing anything. Raises UserError when it is missing or malformed."""
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values or {}, dict):
-        raise UserError(f"{file}: must hold keys and values, not {type(values).__name__}")
-    return values or {}
-
-
-def to_yaml(section: BaseModel) -> str:
-    """Settings as YAML text, keys in the order of this file."""
-    return yaml.safe_dump(section.model_dump(), sort_keys=False, allow_unicode=True, width=120)
-
-
-def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`change` laid over `base`, mapping by mapping; lists are replaced as a whole."""
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def known(name: str, names: Iterable[str], what: str) -> str:
-    """`name` if it exists, else an error that lists the names that do."""
-    if name not in names:
-        raise UserError(f"{what}: there is no '{name}'; there is: {', '.join(names) or 'nothing'}")
-    return name
-
-
-def validate(section: type[S], values: Any, where: str, prefix: str = "") -> S:
-    """`values` as a section; every problem in one message, each with its key's path and what is allowed."""
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        problems = [_describe(section, problem, prefix) for problem in error.errors()]
-        raise UserError(f"{where}: " + "; ".join(problems)) from None
-
-
-def _describe(section: type[BaseModel], problem: Mapping[str, Any], prefix: str) -> str:
-    path = ".".join([prefix, *map(str, problem["loc"])] if prefix else map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{path}'; allowed here: {', '.join(_keys_at(section, problem['loc'][:-1]))}"
-    if problem["type"] == "missing":
-        return f"'{path}' is missing"
-    hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)" if _looks_scientific(problem["input"]) else ""
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"'{path}' {message}, not {problem['input']!r}{hint}"
-
-
-def _keys_at(section: Any, path: tuple) -> list[str]:
-    """The keys a section allows at a path below it (a step that is no field is a name in a mapping)."""
-    for step in path:
-        if isinstance(step, int):
-            continue  # an index into a list, whose element type `section` already is
-        if isinstance(section, type) and issubclass(section, BaseModel) and step in section.model_fields:
-            section = section.model_fields[step].annotation
-        else:
-            section = [part for part in getattr(section, "__args__", ()) if part is not str][-1]
-        while getattr(section, "__origin__", None) is list:
-            section = section.__args__[0]
-    return list(section.model_fields) if hasattr(section, "model_fields") else []
-
-
-def _looks_scientific(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and "e" in value.lower() and math.isfinite(float(value))
-    except ValueError:
-        return False

@@ -1,0 +1,65 @@
+"""The configuration: `settings.py` has every setting, `reading.py` reads YAML files into them, `checking.py` refuses
+what is wrong with them: an unknown key or a wrong type is told with the key's path, so a typo never trains the wrong
+model.
+
+`config/config.yaml` spells the defaults out and adds the data sets, `config/runs.yaml` the trained configurations,
+`config/tables.yaml` the tables. An overlay (`--config FILE`, or Snakemake's `--configfile`) changes single keys of it.
+"""
+
+from omniad.config.checking import Section, known, validate
+from omniad.config.reading import (
+    CONFIG_FOLDER,
+    check_settings,
+    load_run_settings,
+    load_settings,
+    merge,
+    project_settings,
+    read_yaml,
+    run_settings,
+    to_yaml,
+)
+from omniad.config.settings import (
+    DataSettings,
+    DownloadSettings,
+    Encoder,
+    EvaluationSettings,
+    Learnable,
+    MethodName,
+    ModelSettings,
+    PretrainSettings,
+    RowSettings,
+    RunSettings,
+    Settings,
+    SourceSettings,
+    TableSettings,
+    TrainingSettings,
+)
+
+__all__ = [
+    "CONFIG_FOLDER",
+    "DataSettings",
+    "DownloadSettings",
+    "Encoder",
+    "EvaluationSettings",
+    "Learnable",
+    "MethodName",
+    "ModelSettings",
+    "PretrainSettings",
+    "RowSettings",
+    "RunSettings",
+    "Section",
+    "Settings",
+    "SourceSettings",
+    "TableSettings",
+    "TrainingSettings",
+    "check_settings",
+    "known",
+    "load_run_settings",
+    "load_settings",
+    "merge",
+    "project_settings",
+    "read_yaml",
+    "run_settings",
+    "to_yaml",
+    "validate",
+]

@@ -1,0 +1,67 @@
+"""Settings that are checked: strict groups, and one line for everything that is wrong in one of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from omniad.errors import UserError
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, no unknown keys, no silent conversion ("3" is not 3)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def known(name: str, names: Iterable[str], what: str) -> str:
+    """`name` if it exists, else an error that lists the names that do."""
+    if name not in names:
+        raise UserError(f"{what}: there is no '{name}'; there is: {', '.join(names) or 'nothing'}")
+    return name
+
+
+def validate(section: type[S], values: Any, where: str, prefix: str = "") -> S:
+    """`values` as a section; every problem in one message, each with its key's path and what is allowed."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(section, problem, prefix) for problem in error.errors()]
+        raise UserError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _describe(section: type[BaseModel], problem: Mapping[str, Any], prefix: str) -> str:
+    path = ".".join([prefix, *map(str, problem["loc"])] if prefix else map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{path}'; allowed here: {', '.join(_keys_at(section, problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"'{path}' is missing"
+    hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)" if _looks_scientific(problem["input"]) else ""
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"'{path}' {message}, not {problem['input']!r}{hint}"
+
+
+def _keys_at(section: Any, path: tuple) -> list[str]:
+    """The keys a section allows at a path below it (a step that is no field is a name in a mapping)."""
+    for step in path:
+        if isinstance(step, int):
+            continue  # an index into a list, whose element type `section` already is
+        if isinstance(section, type) and issubclass(section, BaseModel) and step in section.model_fields:
+            section = section.model_fields[step].annotation
+        else:
+            section = [part for part in getattr(section, "__args__", ()) if part is not str][-1]
+        while getattr(section, "__origin__", None) is list:
+            section = section.__args__[0]
+    return list(section.model_fields) if hasattr(section, "model_fields") else []
+
+
+def _looks_scientific(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and "e" in value.lower() and math.isfinite(float(value))
+    except ValueError:
+        return False
