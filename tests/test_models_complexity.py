@@ -43,7 +43,7 @@ def test_rows_of_tables_without_printed_complexity():
 
 
 def test_other_methods_are_the_published_ones():
-    """RLR's counts are printed nowhere; DeSTSeg's printed FLOPs are of another input (see its file)."""
+    """RLR's counts are printed nowhere; how DeSTSeg's FLOPs were counted, test_baselines_destseg.py follows."""
     rows = {row["row"]: row for row in complexity_rows(only("table1")) if row["variant"] not in VARIANTS}
     assert [row["variant"] for row in rows.values()] == ["rd4ad", "uniad", "simplenet", "destseg", "rlr", "mambaad"]
     assert rows["RLR"]["reported_parameters_m"] is None

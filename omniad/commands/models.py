@@ -45,6 +45,9 @@ def _print_complexity(rows: list[dict[str, Any]]) -> None:
             f"{row['table']:8} {row['row']:22} {row['variant']:10} {row['parameters']:12,} {row['macs']:15,}"
             f" {printed[0]:>8} {printed[1]:>8}"
         )
+    for row in rows:
+        if row["note"] and round(row["macs"] / 1e9, 1) != row["reported_flops_g"]:
+            print(f"{row['row']}'s {row['reported_flops_g']} G: {row['note']}")
 
 
 def add_commands(commands: Commands) -> None:

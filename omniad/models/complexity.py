@@ -97,14 +97,18 @@ RULES: dict[str, Callable[..., int]] = {
 def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
     """Parameters and multiply-adds of every table row of Omni-AD, in both readings, beside what the paper prints.
 
-    Keys: table, row, variant, parameters, macs, reported_parameters_m, reported_flops_g (None where not printed).
+    Keys: table, row, variant, parameters, macs, reported_parameters_m, reported_flops_g (None where not printed),
+    note (on the printed FLOPs of another method).
     A row that stands in a table for several data sets is the same model and listed once. Another method has no
     readings; its name stands for the variant.
     """
     counted: dict[str, tuple[int, int]] = {}
+    others = CONFIG_FOLDER / "paper" / OTHERS
+    notes = {key: line["note"] for key, line in _lines(others).items()}
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for table, entry in settings.tables.items():
-        printed = _printed(CONFIG_FOLDER / "paper" / OTHERS) | _printed(CONFIG_FOLDER / "paper" / entry.paper)
+        lines = _lines(others) | _lines(CONFIG_FOLDER / "paper" / entry.paper)
+        printed = {key: float(line["value"]) for key, line in lines.items()}
         for row in entry.rows:
             if not row.run:
                 continue
@@ -125,6 +129,7 @@ def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
                         "macs": counted[key][1],
                         "reported_parameters_m": printed.get((row.dataset, row.label, "parameters")),
                         "reported_flops_g": printed.get((row.dataset, row.label, "FLOPs")),
+                        "note": notes.get((row.dataset, row.label, "FLOPs"), ""),
                     },
                 )
     return list(rows.values())
@@ -147,7 +152,7 @@ def resolution_rows(settings: Settings, sizes: Iterable[int] = RESOLUTIONS) -> l
     return rows
 
 
-def _printed(file: Path) -> dict[tuple[str, str, str], float]:
-    """The numbers of a table of the paper by (data set, row, metric)."""
+def _lines(file: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    """The lines of a table of the paper by (data set, row, metric)."""
     with file.open(encoding="utf-8", newline="") as lines:
-        return {(row["dataset"], row["row"], row["metric"]): float(row["value"]) for row in csv.DictReader(lines)}
+        return {(line["dataset"], line["row"], line["metric"]): line for line in csv.DictReader(lines)}

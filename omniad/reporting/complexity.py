@@ -10,7 +10,7 @@ from typing import Any
 from omniad.errors import UserError
 from omniad.files import atomic_write
 
-COLUMNS = ["table", "row", "variant", "parameters", "macs", "reported_parameters_m", "reported_flops_g"]
+COLUMNS = ["table", "row", "variant", "parameters", "macs", "reported_parameters_m", "reported_flops_g", "note"]
 # The tables' name of a count -> its column here, and the number that is one of the table's units.
 COUNTS = {"parameters": ("parameters", 1e6), "FLOPs": ("macs", 1e9)}
 

@@ -149,18 +149,20 @@ class Segmentation(nn.Module):
 
 
 class AtrousPyramid(nn.Module):
-    """A 1x1 and three dilated 3x3 convolutions side by side, fused by a 3x3 convolution: (B, C, h, w) -> the same.
+    """The image's mean and three dilated 3x3 convolutions side by side, fused by a 3x3 one: (B, C, h, w) -> the same.
 
-    Which branches there are and what fuses them is a fit to the published number of parameters.
+    What fuses them, and that the mean goes through a 1x1 convolution, is read off the authors' code.
     """
 
     def __init__(self, width: int):
         super().__init__()
-        self.branches = nn.ModuleList([_conv_norm(width, width, 1), *(_conv_norm(width, width, 3, d) for d in ATROUS)])
-        self.fuse = _conv_norm(len(self.branches) * width, width, 3)
+        self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), _conv_norm(width, width, 1))
+        self.dilated = nn.ModuleList(_conv_norm(width, width, 3, d) for d in ATROUS)
+        self.fuse = _conv_norm((1 + len(ATROUS)) * width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fuse(torch.cat([branch(x) for branch in self.branches], dim=1))
+        mean = F.interpolate(self.mean(x), size=x.shape[2:], mode="bilinear", align_corners=False)
+        return self.fuse(torch.cat([mean, *(branch(x) for branch in self.dilated)], dim=1))
 
 
 def _conv_norm(channels: int, out: int, kernel: int, dilation: int = 1) -> nn.Sequential:

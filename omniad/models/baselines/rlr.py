@@ -4,8 +4,9 @@ Source: He et al., "Learning Unified Reference Representation for Unsupervised M
 
 Deviations: the last epoch is the result, where the original took the best epoch on the test set for each metric. Both
 levels' losses are one sum: their transformers share nothing and Adam treats each parameter alone, so this is the same
-as a step per level. Undocumented and chosen here: the reference passes through the same embedding as the features and
-starts truncated-normal (0.02), a linear layer leads back to the features. At image sizes other than 256 it is resized.
+as a step per level as long as gradients are not clipped (`training.clip_norm: 0`, as the run has it). Undocumented and
+chosen here: the reference passes through the same embedding as the features and starts truncated-normal (0.02), a
+linear layer leads back to the features. At image sizes other than 256 it is resized.
 """
 
 from __future__ import annotations
