@@ -28,6 +28,7 @@ def folder(tmp_path, monkeypatch):
     """40 images of different kinds and sizes, 10 of them with masks; batches of 4."""
     monkeypatch.setattr(pack_writer, "BATCH", 4)
     monkeypatch.setattr(growing_pack, "BATCH", 4)
+    monkeypatch.setattr(growing_pack, "SYNC", 2)
     monkeypatch.setattr(pack_writer, "AHEAD", 1)
     rng = np.random.default_rng(0)
     for number in range(COUNT):

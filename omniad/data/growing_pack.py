@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -21,12 +20,13 @@ from omniad.data.packs import IMAGES, MASKS, NOTE
 from omniad.errors import UserError
 
 BATCH = 16  # rows that are vouched for together
+SYNC = 64  # batches after which they are pushed to the disk, so that the workers do not wait for all of it at the end
 
 log = logging.getLogger(__name__)
 
 
 class GrowingPack:
-    """A pack that is being made. Rows may be written from several threads and in any order; `vouch` goes in order."""
+    """A pack that is being made. Several processes may write batches, in any order; `vouch` goes in order."""
 
     def __init__(self, out_dir: Path, count: int, size: int, index_sha256: str):
         """Take up what an interrupted call left, as far as its hashes vouch for it, or begin.
@@ -66,10 +66,9 @@ class GrowingPack:
     def _keep(self, count: int, digests: list[str]) -> None:
         """Keep the batches, from the first, whose bytes are those that were vouched for."""
         for digest in digests:
-            hashed = hashlib.sha256()
-            for row in range(self.rows, min(self.rows + BATCH, count)):
-                for name, length in self._lengths().items():
-                    hashed.update(os.pread(self._files[name], length, self._starts[name] + row * length))
+            rows, hashed = min(BATCH, count - self.rows), hashlib.sha256()
+            for name, length in self._lengths().items():
+                hashed.update(os.pread(self._files[name], rows * length, self._starts[name] + self.rows * length))
             if hashed.hexdigest() != digest:
                 break
             self.digests.append(digest)
@@ -80,27 +79,37 @@ class GrowingPack:
         """Bytes of one row in each array."""
         return {IMAGES: self.size * self.size * 3, MASKS: self.size * self.size}
 
-    def put(self, row: int, image: np.ndarray, mask: np.ndarray, hashed: Any) -> None:
-        """Write one row, (S, S, 3) and (S, S) uint8, and take its bytes into the batch's sha256."""
-        for name, pixels in ((IMAGES, image), (MASKS, mask)):
-            content = np.ascontiguousarray(pixels).data.cast("B")
+    def put(self, start: int, images: np.ndarray, masks: np.ndarray) -> str:
+        """Write a batch, (N, S, S, 3) and (N, S, S) uint8, as the rows from `start` on; returns its sha256.
+
+        A batch at a time, because on small images a hash and a write for each of them take as long as resizing it.
+        """
+        hashed = hashlib.sha256()
+        for name, rows in ((IMAGES, images), (MASKS, masks)):
+            content, position = rows.data.cast("B"), self._starts[name] + start * self._lengths()[name]
             hashed.update(content)
-            position = self._starts[name] + row * len(content)
             while content:  # a write may be cut short, on a disk that is nearly full for one
                 written = os.pwrite(self._files[name], content, position)
                 content, position = content[written:], position + written
+        return hashed.hexdigest()
 
     def vouch(self, digest: str) -> None:
         """Note that the next batch is done."""
         self.digests.append(digest)
         self._log.write(f"{digest}\n")
         self._log.flush()
+        if len(self.digests) % SYNC == 0:
+            self._sync()
+
+    def _sync(self) -> None:
+        for file in self._files.values():
+            os.fsync(file)
 
     def finish(self) -> str:
         """Give the arrays their names; returns the sha256 of all batches' sha256."""
         (self.out_dir / NOTE).unlink(missing_ok=True)  # of an older pack, whose arrays are now replaced
+        self._sync()
         for name, part in self._parts.items():
-            os.fsync(self._files[name])
             part.replace(self.out_dir / name)
         self._notes.unlink()
         return hashlib.sha256("".join(self.digests).encode()).hexdigest()

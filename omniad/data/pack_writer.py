@@ -32,7 +32,7 @@ from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write, sha256_file
 
 PR_SET_PDEATHSIG = 1  # Linux's prctl: the signal that this process gets when its parent dies
-AHEAD = 3  # batches a core that may be done before the oldest is
+AHEAD = 8  # batches a core that may be done before the oldest is
 BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for broken files
 T = TypeVar("T")
 R = TypeVar("R")
@@ -105,28 +105,28 @@ _make_rows: Callable[[int], tuple[str, list[str]]]  # in a worker alone
 
 
 def _make_batch(start: int) -> tuple[str, list[str]]:
-    """Decode and write the rows from `start` on; returns their sha256 and what can't be read."""
+    """Decode and write the batch from `start` on; returns its sha256 and what can't be read."""
     return _make_rows(start)
 
 
 def _decode(
     growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSettings, start: int
 ) -> tuple[str, list[str]]:
-    hashed, problems, folder = hashlib.sha256(), [], source.folder
+    problems, folder = [], source.folder
     read = read_own_image if source.layout == "own" else read_image
-    no_mask = np.zeros((growing.size, growing.size), np.uint8)
-    for row, (image, mask) in enumerate(paths[start : start + BATCH], start):
+    rows = paths[start : start + BATCH]
+    images = np.empty((len(rows), growing.size, growing.size, 3), np.uint8)
+    masks = np.zeros((len(rows), growing.size, growing.size), np.uint8)
+    for k, (image, mask) in enumerate(rows):
         path = f"{folder}/{image}"
         try:
-            pixels, defect = read(path, growing.size), no_mask
+            images[k] = read(path, growing.size)
             if mask:
                 path = f"{folder}/{mask}"
-                defect = read_mask(path, growing.size)
+                masks[k] = read_mask(path, growing.size)
         except BROKEN as error:
             problems.append(f"{path} ({' '.join(str(error).split())})")
-        else:
-            growing.put(row, pixels, defect, hashed)
-    return hashed.hexdigest(), problems
+    return "" if problems else growing.put(start, images, masks), problems
 
 
 def in_order(pool: Executor, function: Callable[[T], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
