@@ -13,7 +13,7 @@ from reporting_results import paper_settings, write_examples, write_run
 from omniad.bundle import bundle, unbundle
 from omniad.cli import main
 from omniad.errors import UserError
-from omniad.reporting import write_report
+from omniad.reporting.report import write_report
 
 
 @pytest.fixture

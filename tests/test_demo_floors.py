@@ -11,7 +11,7 @@ from omniad.data.index import write_index
 from omniad.data.miniature import write_miniature
 from omniad.data.pack_writer import write_pack
 from omniad.evaluation.evaluate import evaluate
-from omniad.training.loop import train
+from omniad.training.train import train
 
 FLOORS = {"I-AUROC": 0.80, "P-AUROC": 0.83, "P-AP": 0.35}  # of the demo's default run, mean over classes
 

@@ -8,7 +8,7 @@ from reporting_results import paper_settings, write_run
 
 from omniad.errors import UserError
 from omniad.job_size import relative_cost
-from omniad.reporting.classes import class_tables, write_csv
+from omniad.reporting.classes import class_tables, write_classes
 from omniad.reporting.costs import costs, spent
 from omniad.reporting.definitions import both_definitions
 from omniad.reporting.measurements import collect
@@ -37,7 +37,7 @@ def test_each_class_is_a_line_and_the_mean_is_the_last(settings, tmp_path):
         ["screw", "12.3 ± 0.0", "12.3 ± 0.0"],
         ["mean", "51.0 ± 1.4", "90.0 ± 0.0"],
     ]
-    write_csv(table, tmp_path / "classes.csv")
+    write_classes(table, tmp_path / "classes.csv")
     with (tmp_path / "classes.csv").open() as file:
         lines = {(line["class"], line["metric"], line["definition"]): line for line in csv.DictReader(file)}
     assert lines["bottle", "AU-PRO", "published"]["reason"] == "no anomalous pixel"

@@ -6,9 +6,8 @@ import pytest
 from reporting_results import paper_settings, write_run
 
 from omniad.errors import UserError
-from omniad.reporting import write_complexity, write_measurements
-from omniad.reporting.complexity import read_complexity
-from omniad.reporting.measurements import collect
+from omniad.reporting.complexity import read_complexity, write_complexity
+from omniad.reporting.measurements import collect, write_measurements
 from omniad.reporting.runs import finished_runs
 
 
@@ -22,7 +21,7 @@ def test_all_runs_become_lines_of_one_file(settings, tmp_path):
     write_run(settings, "mvtec", "default", 10, {"P-AP": None}, reason="no anomalous image")
     write_run(settings, "mvtec", "default", 2, {"P-AP": 0.25})
     out = tmp_path / "measurements.csv"
-    write_measurements(settings, out)
+    write_measurements(collect(finished_runs(settings.results)), out)
     with out.open() as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == ["dataset", "run", "seed", "class", "metric", "definition", "value", "reason", "spread"]
@@ -41,11 +40,10 @@ def test_all_runs_become_lines_of_one_file(settings, tmp_path):
     ]
 
 
-def test_without_runs_there_is_only_the_head(settings, tmp_path):
-    write_measurements(settings, tmp_path / "measurements.csv")
-    assert (
-        tmp_path / "measurements.csv"
-    ).read_text() == "dataset,run,seed,class,metric,definition,value,reason,spread\n"
+def test_without_runs_there_is_only_the_head(tmp_path):
+    out = tmp_path / "measurements.csv"
+    write_measurements([], out)
+    assert out.read_text() == "dataset,run,seed,class,metric,definition,value,reason,spread\n"
 
 
 def test_a_run_that_was_not_evaluated_is_left_out(settings):

@@ -18,9 +18,10 @@ from reporting_results import (
 )
 
 from omniad.config import load_settings
-from omniad.reporting import write_complexity, write_report
+from omniad.reporting.complexity import write_complexity
 from omniad.reporting.content import PAPER_VS_CODE
 from omniad.reporting.paper import PAPER_FOLDER, read_paper
+from omniad.reporting.report import write_report
 from omniad.targets import target_runs
 
 TABLES = [f"Table {number}: " for number in ("I", "II", "III", "IV", "V", "VI", "VII")]

@@ -14,9 +14,9 @@ from omniad.errors import UserError
 from omniad.models import build_model, load_model
 from omniad.models.omniad import reconstruction_loss
 from omniad.training.features import TrainingFeatures
-from omniad.training.loop import train
 from omniad.training.schedule import rate_factor
 from omniad.training.speed import arithmetic, compile_blocks
+from omniad.training.train import train
 
 
 def test_both_losses_are_their_formulas():

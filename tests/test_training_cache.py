@@ -17,7 +17,7 @@ from omniad.data.packs import open_pack
 from omniad.models import build_model
 from omniad.models.omniad import OmniAD
 from omniad.training.features import TrainingFeatures
-from omniad.training.loop import train
+from omniad.training.train import train
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ import torch
 from training_runs import CPU, changed, start_training, tiles_run
 
 import omniad.training.loop
+import omniad.training.train
 from omniad.errors import UserError
 from omniad.evaluation.evaluate import evaluate
 from omniad.models.omniad import OmniAD
-from omniad.training.loop import train
 from omniad.training.state import LATEST, PREVIOUS
+from omniad.training.train import train
 
 PATIENCE_S = 60
 
@@ -202,7 +203,7 @@ def test_random_projections_and_several_optimizers_go_on_too(run, tmp_path, monk
     if kind == "released":
         few = few.model_copy(update={"model": few.model.model_copy(update={"variant": "released"})})
     else:
-        monkeypatch.setattr(omniad.training.loop, "build_model", TwoOptimizers)
+        monkeypatch.setattr(omniad.training.train, "build_model", TwoOptimizers)
     train(few, 0, tmp_path / "whole", CPU)
     with monkeypatch.context() as patch:
         interrupt(patch, 7)

@@ -13,7 +13,7 @@ from PIL import Image
 from omniad.config import RunSettings, Settings, load_settings, merge, run_settings
 from omniad.data.index import write_index
 from omniad.data.pack_writer import write_pack
-from omniad.training.loop import train
+from omniad.training.train import train
 
 TINY = {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 1, 1], "encoder_weights": "random", "tokens": 4}
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def start_training(
 ) -> Any:
     """A process that trains; `before(*arguments)` is called in it first. Cheap: it is forked with torch in memory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["omniad.training.loop", "omniad.training.watch"])
+    context.set_forkserver_preload(["omniad.training.train", "omniad.training.watch"])
     process = context.Process(target=_train, args=(run, out, before, arguments, environment))
     process.start()
     return process

@@ -10,7 +10,7 @@ from omniad.config import project_settings
 
 
 def report(options: argparse.Namespace) -> None:
-    from omniad.reporting import write_report
+    from omniad.reporting.report import write_report
 
     file = write_report(project_settings(*options.config))
     print(f"Written: {file} and {file.with_suffix('.html').name}")

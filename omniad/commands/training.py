@@ -20,7 +20,7 @@ def pretrain(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     settings = run_settings(project_settings(*options.config), options.dataset, options.run)
-    from omniad.training.loop import train
+    from omniad.training.train import train
 
     train(settings, options.seed, options.out)
 

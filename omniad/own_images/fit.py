@@ -21,7 +21,7 @@ from omniad.errors import UserError
 from omniad.own_images.detector import Detector
 from omniad.own_images.threshold import make_threshold, write_threshold
 from omniad.training.cost import cpu_hours
-from omniad.training.loop import train
+from omniad.training.train import train
 
 RUN = "fit"  # the run's name in its config.yaml
 STEPS = 5000  # of training, about: the paper's 113,000 for 15 products are 7,500 each

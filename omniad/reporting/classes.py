@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omniad.files import atomic_write
+from omniad.files import write_csv
 from omniad.reporting.layout import NOTHING, measured_text
 from omniad.reporting.measurements import Measurement
 from omniad.reporting.runs import FinishedRun
@@ -85,12 +84,9 @@ def class_tables(measurements: Iterable[Measurement], runs: list[FinishedRun]) -
     return tables
 
 
-def write_csv(table: ClassTable, file: Path) -> None:
+def write_classes(table: ClassTable, file: Path) -> None:
     """Every class, metric and definition, in percent."""
-    with atomic_write(file) as handle:
-        writer = csv.DictWriter(handle, CSV_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_csv_lines(table))
+    write_csv(file, CSV_COLUMNS, _csv_lines(table))
 
 
 def _csv_lines(table: ClassTable) -> Iterator[dict[str, Any]]:

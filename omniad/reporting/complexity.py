@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omniad.errors import UserError
-from omniad.files import atomic_write
+from omniad.files import write_csv
 
 COLUMNS = ["table", "row", "variant", "parameters", "macs", "reported_parameters_m", "reported_flops_g", "note"]
 # The tables' name of a count -> its column here, and the number that is one of the table's units.
@@ -17,10 +17,7 @@ COUNTS = {"parameters": ("parameters", 1e6), "FLOPs": ("macs", 1e9)}
 
 def write_complexity(rows: Iterable[Mapping[str, Any]], out: str | Path) -> None:
     """Write the rows of `omniad.models.complexity.complexity_rows`; what the paper does not print stays empty."""
-    with atomic_write(out) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out, COLUMNS, rows)
 
 
 def read_complexity(file: str | Path) -> dict[tuple[str, str, str], dict[str, float]]:

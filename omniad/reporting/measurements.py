@@ -13,10 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from omniad.config import Settings
 from omniad.errors import UserError
 from omniad.files import atomic_write
-from omniad.reporting.runs import FinishedRun, finished_runs
+from omniad.reporting.runs import FinishedRun
 
 COLUMNS = ("dataset", "run", "seed", "class", "metric", "definition", "value", "reason", "spread")
 
@@ -35,12 +34,7 @@ class Measurement(NamedTuple):
     spread: float = math.nan  # NaN: nothing is drawn
 
 
-def write_measurements(settings: Settings, out: str | Path) -> None:
-    """Collect the metrics of all finished runs below `settings.results` into one CSV file."""
-    save_measurements(collect(finished_runs(settings.results)), out)
-
-
-def save_measurements(measurements: Iterable[Measurement], out: str | Path) -> None:
+def write_measurements(measurements: Iterable[Measurement], out: str | Path) -> None:
     """Write measurements.csv; an undefined value is an empty field."""
     with atomic_write(out) as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omniad.files import atomic_write
+from omniad.files import write_csv
 from omniad.reporting.layout import NOTHING
 from omniad.reporting.runs import FinishedRun
 
@@ -39,33 +38,33 @@ def record(run: FinishedRun, results: Path) -> list[str]:
 
 def write_records(runs: Iterable[FinishedRun], results: Path, out: Path) -> None:
     """All of that and more, whole, as a CSV file: a line a run folder, empty where nothing was recorded."""
-    with atomic_write(out) as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for run in runs:
-            facts, weights = run.provenance, run.provenance.get("weights", {})
-            training, evaluation = facts.get("training", {}), facts.get("evaluation", {})
-            row = {
-                "dataset": run.dataset,
-                "run": run.run,
-                "seed": run.seed,
-                "folder": Path(os.path.relpath(run.folder, results)).as_posix(),
-                "commit": facts.get("commit"),
-                "config_sha256": facts.get("config_sha256"),
-                "model_sha256": facts.get("model_sha256"),
-                "data_sha256": facts.get("data", {}).get("sha256"),
-                "weights": weights.get("kind"),
-                "weights_file": weights.get("file"),
-                "weights_sha256": weights.get("sha256"),
-                "hardware": hardware(facts.get("hardware", {})),
-                "started": training.get("started"),
-                "training_s": training.get("wall_s"),
-                "evaluation_s": evaluation.get("wall_s"),
-                "energy_j": energy_joules(facts),
-                "process_mib": training.get("peak_memory_mib", {}).get("process"),
-                "gpu_mib": training.get("peak_memory_mib", {}).get("gpu"),
-            }
-            writer.writerow(row)
+    write_csv(out, CSV_COLUMNS, (_facts(run, results) for run in runs))
+
+
+def _facts(run: FinishedRun, results: Path) -> dict[str, Any]:
+    """A run's line by CSV_COLUMNS; None where nothing was recorded."""
+    facts, weights = run.provenance, run.provenance.get("weights", {})
+    training, evaluation = facts.get("training", {}), facts.get("evaluation", {})
+    return {
+        "dataset": run.dataset,
+        "run": run.run,
+        "seed": run.seed,
+        "folder": Path(os.path.relpath(run.folder, results)).as_posix(),
+        "commit": facts.get("commit"),
+        "config_sha256": facts.get("config_sha256"),
+        "model_sha256": facts.get("model_sha256"),
+        "data_sha256": facts.get("data", {}).get("sha256"),
+        "weights": weights.get("kind"),
+        "weights_file": weights.get("file"),
+        "weights_sha256": weights.get("sha256"),
+        "hardware": hardware(facts.get("hardware", {})),
+        "started": training.get("started"),
+        "training_s": training.get("wall_s"),
+        "evaluation_s": evaluation.get("wall_s"),
+        "energy_j": energy_joules(facts),
+        "process_mib": training.get("peak_memory_mib", {}).get("process"),
+        "gpu_mib": training.get("peak_memory_mib", {}).get("gpu"),
+    }
 
 
 def hardware(facts: Mapping[str, Any]) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 
 import jinja2
 
 from omniad.config import Settings
-from omniad.files import atomic_write
-from omniad.reporting.classes import ClassTable, write_csv
+from omniad.files import atomic_write, write_csv
+from omniad.reporting.classes import ClassTable, write_classes
 from omniad.reporting.content import PAPER_VS_CODE, Content, TableContent, gather
 from omniad.reporting.gallery import KINDS, class_pictures, data_address
-from omniad.reporting.measurements import save_measurements
+from omniad.reporting.measurements import write_measurements
 from omniad.reporting.records import HEAD, duration, write_records
 from omniad.reporting.render import CSV_COLUMNS, csv_lines, templates
 from omniad.reporting.tables import DEFINITIONS
@@ -31,7 +30,7 @@ def write_report(settings: Settings) -> Path:
         UserError: a run folder or a file of printed numbers cannot be read, or nothing can be written.
     """
     content = gather(settings)
-    save_measurements(content.measurements, content.results / "measurements.csv")
+    write_measurements(content.measurements, content.results / "measurements.csv")
     write_records(content.runs, content.results, content.results / "runs.csv")
     environment = templates()
     environment.globals |= {
@@ -76,17 +75,14 @@ def write_table(environment: jinja2.Environment, content: TableContent, folder: 
             table=content.table, grid=content.grid, missing=content.missing
         )
         _write(folder / f"{content.table.name}.{ending}", text)
-    with atomic_write(folder / f"{content.table.name}.csv") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(csv_lines(content.table))
+    write_csv(folder / f"{content.table.name}.csv", CSV_COLUMNS, csv_lines(content.table))
 
 
 def _write_classes(environment: jinja2.Environment, classes: ClassTable, folder: Path) -> None:
     scores = [relative_link(one / "scores.csv", folder) for one in classes.folders]
     text = environment.get_template("classes.md.j2").render(table=classes, scores=scores)
     _write(folder / f"{classes.name}.md", text)
-    write_csv(classes, folder / f"{classes.name}.csv")
+    write_classes(classes, folder / f"{classes.name}.csv")
 
 
 def _write(file: Path, text: str) -> None:

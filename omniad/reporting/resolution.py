@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omniad.errors import UserError
-from omniad.files import atomic_write
+from omniad.files import write_csv
 
 COLUMNS = ["attention", "image_size", "parameters", "macs"]
 Resolutions = Mapping[str, Mapping[int, int]]  # attention (learnable, plain) -> image size -> multiply-adds
@@ -16,10 +16,7 @@ Resolutions = Mapping[str, Mapping[int, int]]  # attention (learnable, plain) ->
 
 def write_resolutions(rows: Iterable[Mapping[str, Any]], out: str | Path) -> None:
     """Write the rows of `omniad.models.complexity.resolution_rows`."""
-    with atomic_write(out) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out, COLUMNS, rows)
 
 
 def read_resolutions(file: str | Path) -> Resolutions:

@@ -1,99 +1,29 @@
-"""One training: a frozen encoder, and a neck and decoder that learn to reconstruct its features of normal images.
-
-The last epoch is the result. With one seed, one thread count and one CPU the result is the same bit for bit, however
-often the training was killed in between; a GPU's convolutions are not promised to be.
-"""
+"""The loop of a training: epochs and steps from wherever its state says, with saves, records and an end in between."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from omniad.config import RunSettings, to_yaml
-from omniad.data.lock import locked
-from omniad.data.packs import Pack, open_pack
-from omniad.data.weights import weights_file
-from omniad.devices import pick_device
+from omniad.config import RunSettings, TrainingSettings
+from omniad.data.packs import Pack
 from omniad.energy import EnergyMeter
 from omniad.errors import UserError
-from omniad.files import atomic_write, sha256_file
-from omniad.models import Method, build_model, save_model
-from omniad.models.encoder import load_weights
-from omniad.provenance import commit, hardware, peak_memory_mib, versions, write_provenance
-from omniad.training import TRAINING_VERSION
+from omniad.files import write_csv
+from omniad.models import Method
 from omniad.training.features import TrainingFeatures
 from omniad.training.progress import Progress, now
 from omniad.training.schedule import rate_factor
-from omniad.training.signals import Stop, stop_signals
+from omniad.training.signals import Stop
 from omniad.training.speed import arithmetic, compile_blocks
-from omniad.training.state import Position, StateFolder, capture, fingerprint, restore
+from omniad.training.state import Position, StateFolder, capture, restore
 
 SAVING_SHARE = 0.02  # a save that takes long is repeated less often, so that all take no more than this of the time
 log = logging.getLogger(__name__)
-
-
-def train(settings: RunSettings, seed: int, out: Path, device: torch.device | None = None) -> None:
-    """Train one run and write its folder: config.yaml, model.safetensors, history.csv, provenance.json.
-
-    Goes on from `out/state` when that is of the same training; a finished one's files are written again from it.
-
-    Args:
-        settings: the resolved run; its pack must exist (`omniad pack`).
-        seed: of the weights, the order of the images and the jitter.
-        out: the run folder, locked meanwhile.
-
-    Raises:
-        UserError: pack or weights are missing, another process trains there, the loss is not finite, memory does not
-            suffice, the folder cannot be written.
-        SystemExit: SIGTERM or SIGINT came; the state is saved.
-    """
-    clock, device = time.monotonic(), device or pick_device()
-    pack = open_pack(settings.pack_folder)
-    torch.manual_seed(seed)
-    model, weights = _prepare_model(settings, seed, device)
-    exact = arithmetic("fp32", device)  # but for the steps themselves
-    with stop_signals() as stop, locked(out, out / ".lock"), _out_of_memory(settings, device), exact:
-        with atomic_write(out / "config.yaml") as file:
-            file.write(to_yaml(settings))
-        state = StateFolder(out / "state", fingerprint(settings, seed, pack.digest, weights.get("sha256", "")))
-        training = Training(model, settings, pack, seed, device, state, stop)
-        training.position.wall_s += time.monotonic() - clock
-        training.run()
-        _write_table(out / "history.csv", training.position.history)
-        save_model(model, settings.model, out / "model.safetensors")
-        write_provenance(
-            out,
-            commit=commit(),
-            training_version=TRAINING_VERSION,
-            versions=versions(),
-            hardware=hardware(device),
-            seed=seed,
-            weights=weights,
-            data={"dataset": settings.dataset, "sha256": pack.digest, "images": len(pack.index)},
-            config_sha256=sha256_file(out / "config.yaml"),
-            model_sha256=sha256_file(out / "model.safetensors"),
-            training=training.costs() | {"peak_memory_mib": peak_memory_mib(device)},
-        )
-
-
-def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tuple[Method, dict[str, str]]:
-    """A fresh model with its encoder's weights, and what is to be recorded about those."""
-    model = build_model(settings.model)
-    model.seed_draws(seed)
-    weights = {"kind": settings.model.encoder_weights}
-    file = weights_file(settings.model, settings.data)
-    if file is not None:
-        load_weights(model.encoder, file)
-        weights |= {"file": file.name, "sha256": sha256_file(file)}
-    return model.to(device), weights
 
 
 class Training:
@@ -261,14 +191,15 @@ class Training:
         from omniad.training.watch import epoch_metrics  # evaluation is imported only where it is wanted
 
         position.evaluations += epoch_metrics(self.model, self.settings, self.pack, self.device, position.epoch)
-        _write_table(self.state.folder.parent / "epochs.csv", position.evaluations)
+        rows = position.evaluations
+        write_csv(self.state.folder.parent / "epochs.csv", list(rows[0]), rows)
 
 
 def train_step(
     model: Method,
     batch: list[torch.Tensor],
     optimizers: list[torch.optim.Optimizer],
-    training: Any,
+    training: TrainingSettings,
     progress: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One update of what is trained; the loss and the gradient's norm stay on the device, so that nothing waits."""
@@ -281,25 +212,3 @@ def train_step(
     for optimizer in optimizers:
         optimizer.step()
     return loss.detach(), norm.detach()
-
-
-@contextmanager
-def _out_of_memory(settings: RunSettings, device: torch.device) -> Iterator[None]:
-    """Tell in one line what to do when memory does not suffice."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        size = settings.training.batch_size
-        raise UserError(
-            f"out of memory on {device}: lower training.batch_size (now {size}), which changes the result, "
-            "or use a device with more"
-        ) from error
-
-
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    with atomic_write(path) as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -1,0 +1,102 @@
+"""One run: from its settings, its pack and a seed to its folder.
+
+The last epoch is the result. With one seed, one thread count and one CPU the result is the same bit for bit, however
+often the training was killed in between; a GPU's convolutions are not promised to be.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from omniad.config import RunSettings, to_yaml
+from omniad.data.lock import locked
+from omniad.data.packs import open_pack
+from omniad.data.weights import weights_file
+from omniad.devices import pick_device
+from omniad.errors import UserError
+from omniad.files import atomic_write, sha256_file, write_csv
+from omniad.models import Method, build_model, save_model
+from omniad.models.encoder import load_weights
+from omniad.provenance import commit, hardware, peak_memory_mib, versions, write_provenance
+from omniad.training import TRAINING_VERSION
+from omniad.training.loop import Training
+from omniad.training.signals import stop_signals
+from omniad.training.speed import arithmetic
+from omniad.training.state import StateFolder, fingerprint
+
+
+def train(settings: RunSettings, seed: int, out: Path, device: torch.device | None = None) -> None:
+    """Train one run and write its folder: config.yaml, model.safetensors, history.csv, provenance.json.
+
+    Goes on from `out/state` when that is of the same training; a finished one's files are written again from it.
+
+    Args:
+        settings: the resolved run; its pack must exist (`omniad pack`).
+        seed: of the weights, the order of the images and the jitter.
+        out: the run folder, locked meanwhile.
+
+    Raises:
+        UserError: pack or weights are missing, another process trains there, the loss is not finite, memory does not
+            suffice, the folder cannot be written.
+        SystemExit: SIGTERM or SIGINT came; the state is saved.
+    """
+    clock, device = time.monotonic(), device or pick_device()
+    pack = open_pack(settings.pack_folder)
+    torch.manual_seed(seed)
+    model, weights = _prepare_model(settings, seed, device)
+    exact = arithmetic("fp32", device)  # but for the steps themselves
+    with stop_signals() as stop, locked(out, out / ".lock"), _out_of_memory(settings, device), exact:
+        with atomic_write(out / "config.yaml") as file:
+            file.write(to_yaml(settings))
+        state = StateFolder(out / "state", fingerprint(settings, seed, pack.digest, weights.get("sha256", "")))
+        training = Training(model, settings, pack, seed, device, state, stop)
+        training.position.wall_s += time.monotonic() - clock
+        training.run()
+        history = training.position.history
+        write_csv(out / "history.csv", list(history[0]), history)
+        save_model(model, settings.model, out / "model.safetensors")
+        write_provenance(
+            out,
+            commit=commit(),
+            training_version=TRAINING_VERSION,
+            versions=versions(),
+            hardware=hardware(device),
+            seed=seed,
+            weights=weights,
+            data={"dataset": settings.dataset, "sha256": pack.digest, "images": len(pack.index)},
+            config_sha256=sha256_file(out / "config.yaml"),
+            model_sha256=sha256_file(out / "model.safetensors"),
+            training=training.costs() | {"peak_memory_mib": peak_memory_mib(device)},
+        )
+
+
+def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tuple[Method, dict[str, str]]:
+    """A fresh model with its encoder's weights, and what is to be recorded about those."""
+    model = build_model(settings.model)
+    model.seed_draws(seed)
+    weights = {"kind": settings.model.encoder_weights}
+    file = weights_file(settings.model, settings.data)
+    if file is not None:
+        load_weights(model.encoder, file)
+        weights |= {"file": file.name, "sha256": sha256_file(file)}
+    return model.to(device), weights
+
+
+@contextmanager
+def _out_of_memory(settings: RunSettings, device: torch.device) -> Iterator[None]:
+    """Tell in one line what to do when memory does not suffice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        size = settings.training.batch_size
+        raise UserError(
+            f"out of memory on {device}: lower training.batch_size (now {size}), which changes the result, "
+            "or use a device with more"
+        ) from error
