@@ -64,6 +64,13 @@ def lock_first_free(names: Sequence[str], folder: Path | None = None, poll_s: fl
         time.sleep(poll_s)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory does not suffice, a GPU's or the machine's."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def count_gpus() -> int:
     """GPUs this process may use, without the seconds that importing torch takes."""
     try:

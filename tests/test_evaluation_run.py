@@ -237,6 +237,41 @@ def test_one_class_is_in_memory_at_a_time(settings, tmp_path, monkeypatch):
     assert max(alive) <= 1  # at most the one before, while the next is made
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_batch_too_large_for_the_memory_is_halved_for_good(settings, finished, tmp_path, monkeypatch, caplog, error):
+    tried = []
+    normalise = evaluation.normalise
+
+    def limited(images, limit=2):
+        tried.append(len(images))
+        if len(images) > limit:
+            raise error
+        return normalise(images)
+
+    monkeypatch.setattr(evaluation, "normalise", limited)
+    folder = make_run(settings, tmp_path / "run")
+    evaluate(folder, torch.device("cpu"))
+    assert max(tried[1:]) == 2 and tried[0] == 4
+    assert "4 images at once are too many for the memory of cpu: 2 from now on" in caplog.text
+    pd.testing.assert_frame_equal(
+        pd.read_csv(folder / "scores.csv"), pd.read_csv(finished / "scores.csv"), check_exact=False, rtol=1e-5
+    )
+    monkeypatch.setattr(evaluation, "normalise", lambda images: limited(images, limit=0))
+    with pytest.raises(UserError, match="out of memory on cpu, even for one image"):
+        evaluate(folder, torch.device("cpu"))
+
+
+def test_another_error_of_a_batch_is_not_taken_for_want_of_memory(settings, tmp_path, monkeypatch):
+    def fail(images):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(evaluation, "normalise", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        evaluate(make_run(settings, tmp_path / "run"), torch.device("cpu"))
+
+
 def test_a_map_that_is_not_finite_is_an_error_that_names_the_image(settings, tmp_path, monkeypatch):
     compute = evaluation.compute_maps
 

@@ -148,7 +148,7 @@ class TrainingSettings(Section):
 
 
 class EvaluationSettings(Section):
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, description="images at once; halved where memory does not suffice")
     sigma: float = Field(
         default=4.0, ge=0, description="of the Gaussian that smooths the anomaly map, pixels; 0 is off"
     )

@@ -30,6 +30,7 @@ from omniad.data.packs import Pack, normalise, open_pack
 from omniad.devices import pick_device
 from omniad.energy import EnergyMeter
 from omniad.errors import UserError
+from omniad.evaluation.batches import Batches
 from omniad.evaluation.definitions import DEFINITIONS, METRICS, ClassResult, Definition
 from omniad.evaluation.examples import write_examples
 from omniad.evaluation.metrics import evaluate_class
@@ -88,6 +89,7 @@ def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool 
 def _evaluate_classes(
     model: Method, settings: RunSettings, pack: Pack, run_dir: Path, device: torch.device, keep_maps: bool
 ) -> Iterator[Evaluated]:
+    batches = Batches(settings.evaluation.batch_size, device)
     test = pack.index.loc[pack.index["split"] == "test"]
     names = sorted(set(test["class"]))
     if not names:
@@ -96,7 +98,7 @@ def _evaluate_classes(
         for number, name in enumerate(names, start=1):
             clock = time.perf_counter()
             rows = test.loc[test["class"] == name]
-            draws, maps = _evaluate_draws(model, settings, pack, rows, device)
+            draws, maps = _evaluate_draws(model, settings, pack, rows, batches)
             write_examples(run_dir / "examples" / f"{name}.npz", rows, pack, maps, draws[0].image_scores)
             if keep_maps:
                 with atomic_write(run_dir / "maps" / f"{name}.npy", "wb") as file:
@@ -109,7 +111,7 @@ def _evaluate_classes(
 
 
 def _evaluate_draws(
-    model: Method, settings: RunSettings, pack: Pack, rows: pd.DataFrame, device: torch.device
+    model: Method, settings: RunSettings, pack: Pack, rows: pd.DataFrame, batches: Batches
 ) -> tuple[list[ClassResult], np.ndarray]:
     """A class's results, one a draw of the random projection (one if nothing is drawn), and the first draw's maps."""
     members = rows.index.to_numpy()
@@ -118,23 +120,26 @@ def _evaluate_draws(
     for draw in reversed(range(DRAWS if model.draws else 1)):  # the first draw last, so that its maps are the ones left
         model.seed_draws(draw)
         del maps  # before the next ones are made
-        maps, scores = compute_maps(model, pack.images, members, settings, device)
+        maps, scores = compute_maps(model, pack.images, members, settings, batches)
         results.append(evaluate_class(maps, masks, labels, scores=scores, names=names, curves=draw == 0))
     return results[::-1], maps
 
 
 @torch.inference_mode()
 def compute_maps(
-    model: Method, images: np.ndarray, members: np.ndarray, settings: RunSettings, device: torch.device
+    model: Method, images: np.ndarray, members: np.ndarray, settings: RunSettings, batches: Batches
 ) -> tuple[np.ndarray, np.ndarray]:
     """Maps (len(members), S, S) and scores (len(members),), float32, of some of the images (N, S, S, 3), in batches."""
-    batch_size, size = settings.evaluation.batch_size, images.shape[1]
+    size = images.shape[1]
     maps, scores = np.empty((len(members), size, size), np.float32), np.empty(len(members), np.float32)
-    for start in range(0, len(members), batch_size):
-        batch = normalise(images[members[start : start + batch_size]]).to(device)  # (B, 3, S, S)
+
+    def compute(rows: slice) -> None:
+        batch = normalise(images[members[rows]]).to(batches.device)  # (B, 3, S, S)
         batch_maps = smooth(model.anomaly_maps(model.encode(batch), size), settings.evaluation.sigma)
-        maps[start : start + batch_size] = batch_maps.cpu().numpy()
-        scores[start : start + batch_size] = model.image_scores(batch_maps).cpu().numpy()
+        maps[rows] = batch_maps.cpu().numpy()
+        scores[rows] = model.image_scores(batch_maps).cpu().numpy()
+
+    batches.run(len(members), compute)
     return maps, scores
 
 

@@ -17,7 +17,7 @@ from omniad.config import RunSettings, to_yaml
 from omniad.data.lock import locked
 from omniad.data.packs import open_pack
 from omniad.data.weights import weights_file
-from omniad.devices import pick_device
+from omniad.devices import is_out_of_memory, pick_device
 from omniad.errors import UserError
 from omniad.files import atomic_write, sha256_file, write_csv
 from omniad.models import Method, build_model, save_model
@@ -93,7 +93,7 @@ def _out_of_memory(settings: RunSettings, device: torch.device) -> Iterator[None
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         size = settings.training.batch_size
         raise UserError(

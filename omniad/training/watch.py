@@ -14,6 +14,7 @@ import torch
 
 from omniad.config import RunSettings
 from omniad.data.packs import Pack
+from omniad.evaluation.batches import Batches
 from omniad.evaluation.definitions import DEFINITIONS, METRICS
 from omniad.evaluation.evaluate import compute_maps
 from omniad.evaluation.metrics import evaluate_class
@@ -25,12 +26,12 @@ def epoch_metrics(
 ) -> list[dict[str, Any]]:
     """The means over classes after `epoch` epochs, fractions; as `omniad evaluate` computes them (its first draw)."""
     test = pack.index.loc[pack.index["split"] == "test"]
-    results = []
+    results, batches = [], Batches(settings.evaluation.batch_size, device)
     with _undisturbed(model, device):
         for _, rows in test.groupby("class"):
             members = rows.index.to_numpy()
             model.seed_draws(0)
-            maps, scores = compute_maps(model, pack.images, members, settings, device)
+            maps, scores = compute_maps(model, pack.images, members, settings, batches)
             labels, names = rows["label"].to_numpy(), rows["image"].tolist()
             results.append(evaluate_class(maps, pack.masks[members], labels, scores=scores, names=names, curves=False))
     return [

@@ -1,0 +1,52 @@
+"""Images in batches that memory holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from omniad.devices import is_out_of_memory
+from omniad.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Batches:
+    """Runs work batch by batch; where memory does not suffice the batch is halved, and stays so for what follows."""
+
+    def __init__(self, size: int, device: torch.device):
+        self.size, self.device = size, device
+
+    def run(self, count: int, work: Callable[[slice], None]) -> None:
+        """Call `work` for slices that together are range(count), in order; a slice that failed is done anew, smaller.
+
+        Raises:
+            UserError: one image alone is too much.
+        """
+        start = 0
+        while start < count:
+            rows = slice(start, min(start + self.size, count))
+            if self._fits(work, rows):
+                start = rows.stop
+            else:
+                self._halve(rows.stop - rows.start)
+
+    def _fits(self, work: Callable[[slice], None], rows: slice) -> bool:
+        try:
+            work(rows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False  # from outside this block, where the error no longer holds what was in memory
+        return True
+
+    def _halve(self, tried: int) -> None:
+        device = self.device
+        if tried == 1:
+            raise UserError(f"out of memory on {device}, even for one image: use a device with more")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.size = tried // 2
+        log.warning("%d images at once are too many for the memory of %s: %d from now on", tried, device, self.size)
