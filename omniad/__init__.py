@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from omniad.own_images.fit import fit
     from omniad.own_images.predict import predict
 
+__version__ = "0.1.0"
 __all__ = ["Detector", "export", "fit", "predict"]
 
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 
+import omniad
 from omniad.commands import data, doctor, evaluation, images, models, reporting, runs, settings, training
 from omniad.commands.parser import Commands
 from omniad.errors import UserError
@@ -15,8 +16,13 @@ GROUPS = (settings, doctor, data, training, runs, evaluation, images, models, re
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; any error becomes one line on standard error and exit status 1 (130 for Ctrl-C)."""
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if "command" not in options:
+        parser.print_help(sys.stderr)
+        return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries: the download tells what they came to
     try:
         options.command(options)
     except KeyboardInterrupt:
@@ -41,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="omniad", description="Omni-AD, multi-class anomaly detection: every step of the reproduction by hand."
     )
+    parser.add_argument("--version", action="version", version=f"omniad {omniad.__version__}")
     commands = Commands(parser)
     for group in GROUPS:
         group.add_commands(commands)

@@ -71,6 +71,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
+def other_load() -> bool:
+    """Whether other programs kept the cores busy in the last minute, so that what is measured now is too slow."""
+    return os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)
+
+
 def count_gpus() -> int:
     """GPUs this process may use, without the seconds that importing torch takes."""
     try:

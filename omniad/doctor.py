@@ -107,7 +107,7 @@ def _disk(settings: Settings) -> Finding:
     wanted = {name: source for name, source in settings.sources.items() if name in settings.datasets}
     problems = full_disks(wanted, settings.data)
     if problems:
-        return Finding("disk", "missing", f"{free}; {'; '.join(problems)}")
+        return Finding("disk", "missing", "; ".join(problems))
     return Finding("disk", "ok", free + (", enough for the configured data sets" if wanted else ""))
 
 

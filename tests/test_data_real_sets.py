@@ -209,7 +209,7 @@ class TestPreflight:
         with pytest.raises(UserError) as raised:
             preflight(settings.sources, runs, settings.data)
         told = str(raised.value)
-        assert told.startswith("7 thing(s) missing; nothing was started.")
+        assert told.startswith("7 things are missing; nothing was started.")
         for part in (
             "1. MVTec-AD: www.mydrive.ch can't be reached. Get it from https://www.mydrive.ch/",
             "put data/archives/VisA_20220922.tar in place, or put its files into data/visa/",

@@ -1,5 +1,6 @@
 """The documents: every command in them is one that exists, every link leads somewhere."""
 
+import importlib.metadata
 import re
 import shlex
 import subprocess
@@ -107,3 +108,15 @@ def test_help_needs_no_heavy_import(command):
     answer = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True)
     assert answer.stdout.endswith("False\n")
     assert "Example" in answer.stdout or command == "--help"
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 2
+    assert "predict" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"omniad {importlib.metadata.version('omniad')}\n"

@@ -44,6 +44,7 @@ def miniature(options: argparse.Namespace) -> None:
     from omniad.data.miniature import write_miniature
 
     write_miniature(options.layout, options.folder, options.seed)
+    print(f"A miniature in {options.layout}'s layout is in {options.folder}/.")
 
 
 def index(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from omniad.commands.parser import Commands
@@ -24,6 +25,8 @@ def metrics(options: argparse.Namespace) -> None:
         print(json.dumps({name: None if value != value else value for name, value in values.items()}))
     else:
         print("\n".join(f"{name:8} {value:.6f}" for name, value in values.items()))
+        if any(value != value for value in values.values()):
+            print("nan: undefined; a metric needs normal and anomalous images, or pixels", file=sys.stderr)
 
 
 def add_commands(commands: Commands) -> None:

@@ -10,7 +10,7 @@ class Commands:
     """The subcommands of a parser."""
 
     def __init__(self, parser: argparse.ArgumentParser):
-        self._parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+        self._parsers = parser.add_subparsers(metavar="COMMAND")
 
     def add(
         self,

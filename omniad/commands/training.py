@@ -34,11 +34,12 @@ def plan(options: argparse.Namespace) -> None:
     if options.card:
         speed, processor = card_speed(options.card), f"one {options.card} (by its data sheet, not measured)"
     else:
-        from omniad.devices import pick_device
+        from omniad.devices import other_load, pick_device
 
-        device = pick_device()
+        device, busy = pick_device(), other_load()
         speed = measured_speed(device)
-        processor = f"this machine's {'CPU' if device.type == 'cpu' else 'GPU'} (measured over a few steps)"
+        note = ", while other programs use it: repeat when they have ended" if busy else ""
+        processor = f"this machine's {'CPU' if device.type == 'cpu' else 'GPU'} (measured over a few steps{note})"
     print(plan_text(options.target, plan_target(settings, options.target, speed), processor))
 
 
@@ -77,5 +78,7 @@ def add_commands(commands: Commands) -> None:
         reads="the configuration and the results so far; without --card it trains a few steps on random features",
         writes="a table on standard output: trainings, hours, download and disk that are left",
     )
-    sub.add_argument("target", metavar="TARGET", help="table1 ... table7, ablations, figures, table1_released, all")
+    sub.add_argument(
+        "target", metavar="TARGET", help="table1 ... table7, ablations, figures, table1_released, table1_baselines, all"
+    )
     sub.add_argument("--card", metavar="NAME", help="estimate for this GPU instead of measuring here (A100, H100, ...)")

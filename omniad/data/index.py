@@ -54,11 +54,13 @@ def read_index(file: Path) -> pd.DataFrame:
         types: Any = {"label": "int64", **dict.fromkeys(TEXT_COLUMNS, "str")}
         index = pd.read_csv(file, dtype=types, keep_default_na=False)
     except FileNotFoundError:
-        raise UserError(f"{file}: no such index; `snakemake data` makes it") from None
+        raise UserError(f"{file}: no such index; `snakemake --cores all data` makes it") from None
     except (ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"{file}: not an index ({error}); remove it and run `snakemake data`") from None
+        raise UserError(f"{file}: not an index ({error}); remove it and run `snakemake --cores all data`") from None
     if list(index.columns) != COLUMNS:
-        raise UserError(f"{file}: the columns must be {','.join(COLUMNS)}; remove it and run `snakemake data`")
+        raise UserError(
+            f"{file}: the columns must be {','.join(COLUMNS)}; remove it and run `snakemake --cores all data`"
+        )
     return index
 
 

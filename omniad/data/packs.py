@@ -41,7 +41,7 @@ def open_pack(folder: Path) -> Pack:
     Raises:
         UserError: there is no whole pack, or the index changed after it was made.
     """
-    again = "; `snakemake data` makes it"
+    again = "; `snakemake --cores all data` makes it"
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         images, masks = (np.load(folder / name, mmap_mode="r") for name in (IMAGES, MASKS))

@@ -65,9 +65,10 @@ def preflight(sources: Mapping[str, SourceSettings], runs: Iterable[RunSettings]
     problems = list(dict.fromkeys(problems))
     if problems:
         listed = "".join(f"\n  {number}. {problem}" for number, problem in enumerate(problems, 1))
+        count = "1 thing is" if len(problems) == 1 else f"{len(problems)} things are"
         raise UserError(
-            f"{len(problems)} thing(s) missing; nothing was started.{listed}\n"
-            "  `--config datasets='[mvtec]'` runs with the data sets you name.\n"
+            f"{count} missing; nothing was started.{listed}\n"
+            "  `snakemake ... --config datasets='[mvtec]'` runs with the data sets you name.\n"
             "  `make demo` needs none of them: it runs the whole paper in miniature on embedded data."
         )
 

@@ -115,8 +115,10 @@ def _load(file: str | Path) -> np.ndarray:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file}: not an array in .npy format ({' '.join(str(error).split())})") from None
+    except OSError as error:
+        raise UserError(f"{file}: can't be read ({error.strerror or error})") from None
+    except (ValueError, EOFError):
+        raise UserError(f"{file}: not an array of numbers in .npy format; numpy.save writes one") from None
     if not isinstance(array, np.ndarray):
         array.close()
         raise UserError(f"{file}: a .npz archive; give the .npy file of one array")
