@@ -79,6 +79,14 @@ def test_without_runs_only_the_data_sets_are_counted(nothing_run):
     assert set(measured.values()) == {"holds", "not run", "nothing to measure"}
 
 
+def test_a_miniatures_images_are_not_the_papers(tmp_path):
+    settings = paper_settings(tmp_path)
+    sources = {name: source.model_copy(update={"miniature": True}) for name, source in settings.sources.items()}
+    small = check(settings.model_copy(update={"sources": sources}), resolutions={})
+    assert {small[f"{name}_images"].measured.status for name in ("mvtec", "visa", "realiad")} == {"not run"}
+    assert small["mvtec_images"].printed.status == "not in the tables"
+
+
 @pytest.mark.parametrize(
     ("with_query", "status", "shows"),
     [

@@ -248,10 +248,12 @@ def _mean(source: Source, check: Mean) -> list[Part]:
 
 
 def _images(found: Found, source: Source, check: Images) -> list[Part]:
-    """Against the counts of the published data set (config/counts), whatever of it was used here."""
+    """Against the counts of the published data set (config/counts), whatever of it was used here; not a miniature's."""
     if not source.measured:
         raise Absent(NOT_PRINTED)
     entry = found.settings.sources[source.dataset]
+    if entry.miniature:
+        raise Absent(NOT_RUN)
     expected = expected_counts(entry.counts, []) or {}
     if not expected:
         raise Absent(NOT_RUN)

@@ -30,7 +30,7 @@ def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
             f"Images: {_grouped(runs, _size)}.",
             f"Precision: {_grouped(runs, lambda run: run.settings.training.precision)}.",
             f"Encoder: {_grouped(runs, _encoder)}.",
-            f"Encoder weights: {_grouped(runs, lambda run: _weights(settings, run))}.",
+            f"Encoder weights: {_grouped(runs, _weights)}.",
             f"Hardware: {_grouped(runs, _hardware)}.",
             _dates(runs),
             f"Commit: {_grouped(runs, lambda run: _code(run.provenance.get('commit')))}.",
@@ -81,13 +81,13 @@ def _encoder(run: FinishedRun) -> str:
     return f"`{model.encoder}`" + ("" if model.encoder_width == 64 else f" at width {model.encoder_width} of 64")
 
 
-def _weights(settings: Settings, run: FinishedRun) -> str:
+def _weights(run: FinishedRun) -> str:
     kind = run.settings.model.encoder_weights
     if kind in WEIGHTS:
         return WEIGHTS[kind]
     if kind == "miniature":
         return (
-            f"pretrained for {settings.pretrain.steps} steps on collages of the miniatures' training areas, which are "
+            "pretrained on collages of the miniatures' training areas, which are "
             "photographs that ship with scikit-image and drawn objects; not on ImageNet"
         )
     return f"the file `{kind}`"
