@@ -229,3 +229,26 @@ def test_the_same_results_give_the_same_files(tmp_path):
     first = {name: (tmp_path / name).read_bytes() for name in made}
     write_report(settings)
     assert {name: (tmp_path / name).read_bytes() for name in made} == first
+
+
+def test_a_run_that_can_not_be_read_is_told_and_the_others_are_shown(tmp_path, caplog):
+    settings = paper_settings(tmp_path)
+    write_run(settings, "mvtec", "default", 0, VALUES)
+    foreign = write_run(settings, "mvtec", "only_q", 0, VALUES)
+    config = (foreign / "config.yaml").read_text()
+    (foreign / "config.yaml").write_text(config.replace("method: omni-ad", "method: of_another_version"))
+    damaged = write_run(settings, "visa", "default", 0, VALUES)
+    (damaged / "provenance.json").write_text("{")
+    wrong = write_run(settings, "visa", "default", 1, VALUES)
+    (wrong / "metrics.csv").write_text("class,value\n")
+    text = write_report(settings).read_text()
+    html = (tmp_path / "report.html").read_text()
+    for folder, what in (
+        (foreign, "model.method"),
+        (damaged, "damaged: not a JSON object"),
+        (wrong, "no metrics in it"),
+    ):
+        (line,) = (line for line in text.splitlines() if line.startswith("- ") and str(folder) in line)
+        assert what in line and what in html and f"Left out of the report: {folder}" in caplog.text
+    assert "`default`" in text and "runs/mvtec/default/seed0" in text
+    assert "runs/mvtec/only_q/seed0 |" not in text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from omniad.config import CONFIG_FOLDER, Settings
+from omniad.errors import UserError
 from omniad.reporting.claim_checks import CheckedClaim, check_claims
 from omniad.reporting.claims import read_claims
 from omniad.reporting.classes import ClassTable, class_tables
@@ -22,9 +24,11 @@ from omniad.reporting.oracle import Oracle, oracles
 from omniad.reporting.outcome import Outcome, outcome
 from omniad.reporting.records import record, versions
 from omniad.reporting.resolution import read_resolutions
-from omniad.reporting.runs import FinishedRun, finished_runs
+from omniad.reporting.runs import FinishedRun, evaluated_folders, read_run
 from omniad.reporting.summary import what_was_run
 from omniad.reporting.tables import Table, build_tables, find
+
+log = logging.getLogger(__name__)
 
 PAPER_VS_CODE = CONFIG_FOLDER.parent / "docs" / "paper-vs-code.md"
 
@@ -52,6 +56,7 @@ class Content:
     summary: str
     miniature: bool
     runs: list[FinishedRun]
+    left_out: list[str]  # why a run folder is not in the report, one each
     main_runs: list[FinishedRun]  # shown in detail
     measurements: list[Measurement]
     outcome: Outcome
@@ -77,11 +82,10 @@ def gather(settings: Settings) -> Content:
     """Collect what is finished in `settings.results`, and draw the figures there.
 
     Raises:
-        UserError: a run folder or a file of printed numbers cannot be read, or nothing can be written.
+        UserError: a file of printed numbers cannot be read, or nothing can be written.
     """
     results = Path(settings.results)
-    runs = finished_runs(results)
-    measurements = collect(runs)
+    runs, measurements, left_out = _readable(results)
     found = find(settings, measurements, runs, read_complexity(results / "complexity.csv"))
     tables = build_tables(found)
     resolutions = read_resolutions(results / "resolution.csv")
@@ -92,6 +96,7 @@ def gather(settings: Settings) -> Content:
         summary=what_was_run(settings, runs),
         miniature=is_miniature(settings, runs),
         runs=runs,
+        left_out=left_out,
         main_runs=main_runs(settings, runs),
         measurements=measurements,
         outcome=outcome(tables),
@@ -110,6 +115,20 @@ def gather(settings: Settings) -> Content:
         versions=versions(runs),
         report_command=command(settings, "report"),
     )
+
+
+def _readable(results: Path) -> tuple[list[FinishedRun], list[Measurement], list[str]]:
+    """The finished runs and their metrics; a folder of another version, or a damaged one, is told and left out."""
+    runs, measurements, problems = [], [], []
+    for folder in evaluated_folders(results):
+        try:
+            run = read_run(folder)
+            measurements += collect([run])
+            runs.append(run)
+        except UserError as error:
+            log.warning("Left out of the report: %s", error)
+            problems.append(str(error))
+    return runs, measurements, problems
 
 
 def is_miniature(settings: Settings, runs: Iterable[FinishedRun]) -> bool:

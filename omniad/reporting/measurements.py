@@ -56,6 +56,8 @@ def _read_metrics(run: FinishedRun) -> list[Measurement]:
     path = run.folder / "metrics.csv"
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
+    if not lines:
+        raise UserError(f"{path}: no metrics in it; evaluate the run again")
     try:
         found = [
             Measurement(

@@ -27,7 +27,7 @@ def write_report(settings: Settings) -> Path:
         The path of report.md.
 
     Raises:
-        UserError: a run folder or a file of printed numbers cannot be read, or nothing can be written.
+        UserError: a file of printed numbers cannot be read, or nothing can be written.
     """
     content = gather(settings)
     write_measurements(content.measurements, content.results / "measurements.csv")

@@ -32,17 +32,26 @@ def finished_runs(results: str | Path) -> list[FinishedRun]:
     """Every evaluated run below `results`, sorted by data set, run and seed.
 
     Raises:
-        UserError: a run folder has metrics but no readable config.yaml.
+        UserError: a run folder has metrics but no readable config.yaml, or a damaged provenance.json.
     """
-    found = []
-    for metrics in Path(results).glob("runs/*/*/seed*/metrics.csv"):
-        folder = metrics.parent
-        seed = folder.name.removeprefix("seed")
-        if seed.isdecimal():
-            dataset, run = folder.parts[-3:-1]
-            settings, provenance = load_run_settings(folder), read_provenance(folder)
-            found.append(FinishedRun(folder, dataset, run, int(seed), settings, provenance))
-    return sorted(found, key=lambda finished: (finished.dataset, finished.run, finished.seed))
+    return [read_run(folder) for folder in evaluated_folders(results)]
+
+
+def evaluated_folders(results: str | Path) -> list[Path]:
+    """The run folders below `results` that have metrics, sorted by data set, run and seed."""
+    found = [file.parent for file in Path(results).glob("runs/*/*/seed*/metrics.csv")]
+    folders = [folder for folder in found if _seed(folder).isdecimal()]
+    return sorted(folders, key=lambda folder: (*folder.parts[-3:-1], int(_seed(folder))))
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """One run folder. Raises UserError as `finished_runs` does."""
+    dataset, run = folder.parts[-3:-1]
+    return FinishedRun(folder, dataset, run, int(_seed(folder)), load_run_settings(folder), read_provenance(folder))
+
+
+def _seed(folder: Path) -> str:
+    return folder.name.removeprefix("seed")
 
 
 def differences(was: RunSettings, now: RunSettings) -> list[str]:
