@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.complete
 
-.PHONY: demo test test-slurm lint format clean-demo
+.PHONY: setup demo test test-slurm lint format clean-demo
+
+setup: $(SETUP)  ## the environment alone
 
 demo: $(SETUP)  ## the whole paper in miniature: results/demo/report.md
 	@$(BIN)/snakemake all --cores all --resources gpu=2 --configfile config/demo.yaml

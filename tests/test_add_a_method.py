@@ -34,6 +34,7 @@ def case(tmp_path_factory):
 
 def test_it_is_the_documents(case):
     assert type(case.build()).__name__ == "Narrow"
+    assert '"encoder_width": 8}, {"learning_rate": 0.02}, steps=100)' in DOCUMENT.read_text(encoding="utf-8")
     assert case.settings == ModelSettings(method="rd4ad", encoder="resnet18", encoder_width=8)
 
 
