@@ -4,12 +4,13 @@ from snakemake.utils import min_version
 min_version("9.18")
 
 
+include: "workflow/rules/common.smk"
+
+
+# Snakemake's own record of them; they are read and checked in common.smk.
 configfile: "config/config.yaml"
 configfile: "config/runs.yaml"
 configfile: "config/tables.yaml"
-
-
-include: "workflow/rules/common.smk"
 
 
 rule all:

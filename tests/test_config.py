@@ -1,6 +1,8 @@
 """The configuration: what is shipped is valid, and what is wrong is refused in words that help."""
 
+import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -18,7 +20,10 @@ from omniad.config import (
     to_yaml,
 )
 from omniad.config.reading import DEFAULT_FILES
+from omniad.config.settings import Column
 from omniad.errors import UserError
+from omniad.evaluation.definitions import METRICS
+from omniad.reporting.complexity import COUNTS
 from omniad.targets import target_runs
 
 OVERLAYS = sorted(file for file in CONFIG_FOLDER.glob("*.yaml") if file.name not in DEFAULT_FILES)
@@ -86,10 +91,25 @@ def test_every_shipped_overlay_and_run_is_valid(file):
         ({"runs": {"mine": {"per_dataset": {"btad": {}}}}}, ["runs.mine.per_dataset", "'btad'", "mvtec"]),
         ({"tables": {"table1": {"rows": [{"labl": "x"}]}}}, ["'tables.table1.rows.0.labl'", "label"]),
         ({"tables": {"table4": {"rows": [{"label": "16", "run": "tokens16"}]}}}, ["'tokens16'", "tokens_16"]),
+        (
+            {"tables": {"table4": {"paper": "tabel4.csv"}}},
+            ["tables.table4.paper", "'tabel4.csv'", "table4.csv, table5"],
+        ),
+        ({"tables": {"table4": {"columns": ["FLOPS"]}}}, ["'tables.table4.columns.0'", "FLOPs", "'FLOPS'"]),
+        (
+            {"tables": {"table1": {"rows": [{"label": "RLR", "run": "rlr", "target": "table1_baselnes"}]}}},
+            ["tables.table1", "'RLR'", "'table1_baselnes'", "there is: table1_baselines"],
+        ),
+        ({"figures": {"figure3": {"run": "defalt"}}}, ["figures.figure3.run", "'defalt'", "default"]),
+        ({"figures": {"figure3": {"datasets": ["vsa"]}}}, ["figures.figure3.datasets", "'vsa'", "visa"]),
+        (
+            {"runs": {"released": {"per_dataset": {"visa": {"training": {"epoch": 3}}}}}},
+            ["'runs.released.per_dataset.visa.training.epoch'", "epochs"],
+        ),
         ({"sources": {"mvtec": {"fodler": "x"}}}, ["'sources.mvtec.fodler'", "folder"]),
         ({"datasets": ["mvtek"]}, ["'mvtek'", "mvtec, visa, realiad"]),
         ({"datasets": ["mvtec", "mvtec"]}, ["'datasets'", "twice"]),
-        ({"seeds": []}, ["'seeds'", "at least 1"]),
+        ({"seeds": []}, ["'seeds' must not be empty"]),
         ({"seeds": 0}, ["'seeds'", "list"]),
         ("- a\n- b\n", ["must hold keys and values"]),
         ("a: [", ["not valid YAML"]),
@@ -107,6 +127,37 @@ def test_all_mistakes_are_told_at_once(overlay):
         load_settings(overlay({"training": {"epoch": 1}, "model": {"tokens": 50}}))
     assert "training.epoch" in str(error.value)
     assert "model.tokens" in str(error.value)
+
+
+def test_a_mistake_is_told_with_the_file_in_which_it_stands(monkeypatch, tmp_path):
+    shutil.copytree(CONFIG_FOLDER, tmp_path / "config")
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr("omniad.config.reading.CONFIG_FOLDER", tmp_path / "config")
+    for name, old, new in [
+        ("config.yaml", "  tokens: 64", "  tokns: 64"),
+        ("runs.yaml", "{ tokens: 16 }", "{ tokens: 17 }"),
+        ("tables.yaml", "&cost [parameters,", "&cost [parametres,"),
+    ]:
+        file, overlay = tmp_path / "config" / name, tmp_path / "overlay.yaml"
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+        overlay.write_text("training: {epochs: 3}")
+        with pytest.raises(UserError) as error:
+            load_settings(overlay, command_line={"seeds": [0]})
+        assert str(error.value).startswith(f"config/{name}: "), error.value
+        file.write_text(text)
+
+
+def test_mistakes_in_two_files_are_told_with_each(overlay):
+    with pytest.raises(UserError) as error:
+        load_settings(overlay({"model": {"tokens": 50}}), command_line={"seeds": []})
+    assert "--config: 'seeds' must not be empty" in str(error.value)
+    assert "overlay.yaml: 'model.tokens' must be a square" in str(error.value)
+
+
+def test_a_tables_columns_are_what_is_measured_or_counted():
+    assert get_args(Column) == (*METRICS, *COUNTS)
 
 
 def test_unknown_runs_and_data_sets_name_those_that_exist():

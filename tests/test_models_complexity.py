@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from omniad.config import ModelSettings, Settings, load_settings
+from omniad.errors import UserError
 from omniad.models import build_model
 from omniad.models.attention import Attention
 from omniad.models.complexity import VARIANTS, complexity, complexity_by_part, complexity_rows
@@ -40,6 +41,18 @@ def test_rows_of_tables_without_printed_complexity():
         for variant in ("released", "equations")
     ]
     assert all(row["reported_parameters_m"] is None and row["reported_flops_g"] is None for row in rows)
+
+
+def test_without_the_printed_numbers_one_line_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr("omniad.models.complexity.CONFIG_FOLDER", tmp_path)
+    with pytest.raises(UserError, match=r"^\S+/paper/other_methods\.csv: no such file;[^\n]+$"):
+        complexity_rows(only("table5"))
+
+
+def test_a_table_without_printed_numbers_is_counted():
+    table5 = only("table5").tables["table5"].model_copy(update={"paper": ""})
+    rows = complexity_rows(only("table5").model_copy(update={"tables": {"table5": table5}}))
+    assert rows == complexity_rows(only("table5"))
 
 
 def test_other_methods_are_the_published_ones():

@@ -28,6 +28,8 @@ COUNTS = {("cost", "Small", "released"): {"parameters": 29.926912, "FLOPs": 113.
 
 def make_settings(tmp_path, **changes) -> Settings:
     """One data set, two runs, and two tables: accuracies (stacked) and costs (side by side)."""
+    paper = tmp_path / "paper.csv"
+    paper.write_text(PAPER)
     mine = {"label": "Mine", "dataset": "mvtec", "run": "default"}
     values = {
         "results": str(tmp_path / "results"),
@@ -37,14 +39,14 @@ def make_settings(tmp_path, **changes) -> Settings:
         "tables": {
             "table2": {
                 "title": "Accuracies",
-                "paper": "paper.csv",
+                "paper": str(paper),
                 "columns": ["P-AP", "AU-PRO"],
                 "extra_runs": ["released"],
                 "rows": [{"label": "Other", "dataset": "mvtec"}, mine],
             },
             "cost": {
                 "title": "Costs",
-                "paper": "paper.csv",
+                "paper": str(paper),
                 "columns": ["parameters", "FLOPs", "mAD"],
                 "rows": [mine | {"label": "Small"}],
             },
@@ -54,9 +56,8 @@ def make_settings(tmp_path, **changes) -> Settings:
 
 
 def build(settings, tmp_path, counts=COUNTS) -> tuple[Table, Table]:
-    (tmp_path / "paper.csv").write_text(PAPER)
     runs = finished_runs(settings.results)
-    accuracies, costs = build_tables(find(settings, collect(runs), runs, counts), paper=tmp_path)
+    accuracies, costs = build_tables(find(settings, collect(runs), runs, counts))
     return accuracies, costs
 
 
@@ -144,8 +145,21 @@ def test_an_extra_run_has_a_line_where_it_was_run(tmp_path):
     assert missing(settings, accuracies) == []
 
 
+def test_a_table_without_printed_numbers_has_only_measured_lines(tmp_path):
+    tables = make_settings(tmp_path).model_dump()["tables"]
+    del tables["table2"]["paper"], tables["cost"]["paper"]
+    settings = make_settings(tmp_path, tables=tables)
+    write_run(settings, "mvtec", "default", 0, {"P-AP": 0.92, "AU-PRO": 0.9})
+    accuracies, costs = build(settings, tmp_path)
+    assert lay_out(accuracies).lines == [["Mine", "ours, equations", "1 of 3", "92.0", "90.0"]]
+    cells = lay_out(costs).lines[0]
+    assert cells[1:3] == [EN_DASH, "29.9"]  # the paper's parameters, those counted here
+    assert "difference" not in " ".join(lay_out(accuracies).head)
+
+
 def test_another_methods_row_is_trained_by_its_own_target(tmp_path):
     tables = make_settings(tmp_path).model_dump()["tables"]
+    tables["table2"]["targets"] = ["table2_others"]
     tables["table2"]["rows"][0] |= {"run": "other", "target": "table2_others"}
     runs = {"default": {}, "released": {"model": {"variant": "released"}}, "other": OTHER}
     settings = make_settings(tmp_path, tables=tables, runs=runs)

@@ -79,6 +79,8 @@ def test_targets_that_train_nothing(clone):
         (["--config", "sedes=[0]"], "unknown key 'sedes'"),
         (["--config", "datasets=[mvtek]"], "no 'mvtek'; there is: mvtec, visa, realiad"),
         (["--config", "model={tokens: 50}"], "'model.tokens' must be a square"),
+        (["--config", "tables={table4: {columns: [FLOPS]}}"], "--config: 'tables.table4.columns.0' should be"),
+        (["--config", "tables={table7: {columns: [mAD]}}"], "column of tables.table7: there is no 'parameters'"),
         (["table9"], "no target 'table9'; there is: ablations, all"),
     ],
 )
@@ -86,6 +88,16 @@ def test_a_typo_is_told(clone, arguments, told):
     output = snakemake(clone, "-n", *arguments, expect=1)
     assert told in output
     assert "Traceback (most recent call" not in output
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path, clone):
+    shutil.copytree(clone, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", ".snakemake"))
+    file = tmp_path / "fresh/config/runs.yaml"
+    file.write_text(file.read_text() + "\tmine: {}\n")
+    output = snakemake(tmp_path / "fresh", "-n", expect=1)
+    assert re.search(rf"config/runs\.yaml: not valid YAML: .*line {len(file.read_text().splitlines())}\b", output), (
+        output
+    )
 
 
 def test_without_data_all_that_is_missing_is_told_and_nothing_is_left(tmp_path, clone, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from omniad.errors import UserError
 
 S = TypeVar("S", bound=BaseModel)
+KeyPath = tuple[str | int, ...]
+Where = str | Callable[[KeyPath], str]  # a file, or which file each key stands in
 
 
 class Section(BaseModel):
@@ -26,21 +28,30 @@ def known(name: str, names: Iterable[str], what: str) -> str:
     return name
 
 
-def validate(section: type[S], values: Any, where: str, prefix: str = "") -> S:
-    """`values` as a section; every problem in one message, each with its key's path and what is allowed."""
+def place(where: Where, path: KeyPath) -> str:
+    """The file that a key stands in."""
+    return where if isinstance(where, str) else where(path)
+
+
+def validate(section: type[S], values: Any, where: Where, prefix: KeyPath = ()) -> S:
+    """`values` as a section; every problem in one message, each with its file, its key's path and what is allowed."""
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(section, problem, prefix) for problem in error.errors()]
-        raise UserError(f"{where}: " + "; ".join(problems)) from None
+        problems: dict[str, list[str]] = {}
+        for problem in error.errors():
+            path = (*prefix, *problem["loc"])
+            problems.setdefault(place(where, path), []).append(_describe(section, problem, ".".join(map(str, path))))
+        raise UserError("; ".join(f"{file}: {'; '.join(told)}" for file, told in problems.items())) from None
 
 
-def _describe(section: type[BaseModel], problem: Mapping[str, Any], prefix: str) -> str:
-    path = ".".join([prefix, *map(str, problem["loc"])] if prefix else map(str, problem["loc"]))
+def _describe(section: type[BaseModel], problem: Mapping[str, Any], path: str) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{path}'; allowed here: {', '.join(_keys_at(section, problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"'{path}' is missing"
+    if problem["type"] == "too_short":
+        return f"'{path}' must not be empty"
     hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)" if _looks_scientific(problem["input"]) else ""
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"'{path}' {message}, not {problem['input']!r}{hint}"

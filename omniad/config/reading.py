@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from omniad.config.checking import Section, known, validate
+from omniad.config.checking import KeyPath, Section, Where, known, place, validate
 from omniad.config.settings import RunSettings, Settings
 from omniad.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent.parent / "config"
+PAPER_FOLDER = CONFIG_FOLDER / "paper"
 DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
 
 
-def load_settings(*overlays: str | Path) -> Settings:
-    """The project's configuration with each overlay file laid over it in turn.
+def load_settings(*overlays: str | Path, command_line: Mapping[str, Any] | None = None) -> Settings:
+    """The project's configuration with each overlay file, then what a command line sets, laid over it in turn.
 
     Outside a checkout there is no `config/` folder; then the class defaults stand alone, and no data set is known.
 
     Raises:
-        UserError: a file is missing or not YAML, a key is unknown, a value has the wrong type.
+        UserError: a file is missing or not YAML, a key is unknown, a value has the wrong type or names what
+            does not exist.
     """
-    merged: dict[str, Any] = {}
-    defaults = [CONFIG_FOLDER / name for name in DEFAULT_FILES]
     # Beside an installed package another one may have put a folder of this name.
     in_checkout = (CONFIG_FOLDER.parent / "pyproject.toml").is_file() and CONFIG_FOLDER.is_dir()
-    for file in (*(defaults if in_checkout else ()), *map(Path, overlays)):
-        merged = merge(merged, read_yaml(file))
-    places = [f"{CONFIG_FOLDER.name}/*.yaml"] if in_checkout else []
-    return check_settings(merged, " + ".join([*places, *map(str, overlays)]))
+    files = [(f"{CONFIG_FOLDER.name}/{name}", read_yaml(CONFIG_FOLDER / name)) for name in DEFAULT_FILES if in_checkout]
+    files += [(str(file), read_yaml(file)) for file in overlays]
+    files += [("--config", command_line)] if command_line else []
+    merged: dict[str, Any] = {}
+    for _, values in files:
+        merged = merge(merged, values)
+    return check_settings(merged, lambda path: _file_of(path, files))
+
+
+def _file_of(path: KeyPath, files: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The file that a key stands in: the last one that has it, or has most of its path if the key is missing."""
+
+    def depth(values: Any) -> int:
+        for number, step in enumerate(path):
+            if not isinstance(values, Mapping) or step not in values:
+                return number
+            values = values[step]
+        return len(path)
+
+    return max(reversed(files), key=lambda file: depth(file[1]))[0]
 
 
 def project_settings(*overlays: str | Path) -> Settings:
@@ -49,37 +65,53 @@ def project_settings(*overlays: str | Path) -> Settings:
     return settings
 
 
-def check_settings(values: Mapping[str, Any], where: str) -> Settings:
+def check_settings(values: Mapping[str, Any], where: Where) -> Settings:
     """Validate a merged configuration; `where` names its origin in an error."""
     settings = validate(Settings, values, where)
     if not settings.sources:
         return settings
+
+    def check(name: str, names: Iterable[str], *path: str, what: str = "") -> None:
+        known(name, names, f"{place(where, path)}: {'.'.join(path)}{what}")
+
     for name in settings.datasets:
-        known(name, settings.sources, f"{where}: datasets")
+        check(name, settings.sources, "datasets")
     for run, change in settings.runs.items():
         for dataset in change.per_dataset:
-            known(dataset, settings.sources, f"{where}: runs.{run}.per_dataset")
+            check(dataset, settings.sources, "runs", run, "per_dataset")
         for dataset in change.per_dataset or settings.datasets[:1]:
             run_settings(settings, dataset, run, where)
     for table, entry in settings.tables.items():
+        if entry.paper and not (PAPER_FOLDER / entry.paper).is_file():
+            printed = sorted(file.name for file in PAPER_FOLDER.glob("*.csv"))
+            check(entry.paper, printed, "tables", table, "paper")
         for row in entry.rows:
-            known(row.dataset, settings.sources, f"{where}: tables.{table}, row '{row.label}': dataset")
+            check(row.dataset, settings.sources, "tables", table, "rows", what=f", row '{row.label}': dataset")
             if row.run:
-                known(row.run, settings.runs, f"{where}: tables.{table}, row '{row.label}': run")
+                check(row.run, settings.runs, "tables", table, "rows", what=f", row '{row.label}': run")
+            if row.target:
+                what = f", row '{row.label}': target (tables.{table}.targets names them)"
+                check(row.target, entry.targets, "tables", table, "rows", what=what)
         for run in entry.extra_runs:
-            known(run, settings.runs, f"{where}: tables.{table}.extra_runs")
+            check(run, settings.runs, "tables", table, "extra_runs")
+    for name, figure in settings.figures.items():
+        check(figure.run, settings.runs, "figures", name, "run")
+        for dataset in figure.datasets:
+            check(dataset, settings.sources, "figures", name, "datasets")
     return settings
 
 
-def run_settings(settings: Settings, dataset: str, run: str, where: str = "configuration") -> RunSettings:
+def run_settings(settings: Settings, dataset: str, run: str, where: Where = "configuration") -> RunSettings:
     """The settings of one run on one data set: the defaults, the run's changes, its changes on that data set."""
-    source = settings.sources[known(dataset, settings.sources, f"{where}: data set")]
-    change = settings.runs[known(run, settings.runs, f"{where}: run")]
+    source = settings.sources[known(dataset, settings.sources, f"{place(where, ('sources',))}: data set")]
+    change = settings.runs[known(run, settings.runs, f"{place(where, ('runs',))}: run")]
     groups: dict[str, Any] = {}
     for group in ("model", "training", "evaluation"):
-        values = merge(getattr(settings, group).model_dump(), getattr(change, group))
-        values = merge(values, change.per_dataset.get(dataset, {}).get(group, {}))
-        groups[group] = validate(type(getattr(settings, group)), values, where, f"runs.{run}.{group}")
+        section = getattr(settings, group)
+        there = change.per_dataset.get(dataset, {}).get(group, {})
+        for values, path in ((getattr(change, group), (group,)), (there, ("per_dataset", dataset, group))):
+            section = validate(type(section), merge(section.model_dump(), values), where, ("runs", run, *path))
+        groups[group] = section
     return RunSettings(dataset=dataset, run=run, source=source, data=settings.data, note=change.note, **groups)
 
 

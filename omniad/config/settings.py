@@ -19,6 +19,8 @@ EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4
 Encoder = Literal[ResNet, EfficientNet]
 Learnable = Literal["q", "kv", "none", "skip"]
 Branches = Literal["both", "global", "local"]
+Metric = Literal["I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AU-PRO", "mAD"]
+Column = Literal[Metric, "parameters", "FLOPs"]
 
 
 def _square(tokens: int) -> int:
@@ -169,17 +171,20 @@ class RowSettings(Section):
     dataset: str = Field(default="mvtec")
     run: str = Field(default="", description="empty: a row that is only printed")
     target: str = Field(
-        default="", pattern="^[a-z]\\w*$|^$", description="what trains its run, where it is not the table's own target"
+        default="", description="one of the table's `targets`, which trains its run in place of the table's own"
     )
 
 
 class TableSettings(Section):
     title: str
-    paper: str = Field(description="file in config/paper/ with what is printed")
-    columns: list[str] = Field(description="metrics, parameters or FLOPs, as the paper orders them")
+    paper: str = Field(default="", description="file in config/paper/ with what is printed; empty: nothing is")
+    columns: list[Column] = Field(description="metrics, parameters or FLOPs, as the paper orders them")
     about: str = Field(default="", description="one or two sentences that stand before the table in the report")
     head: str = Field(default="Method", description="heading of the first column")
     extra_runs: list[str] = Field(default=[], description="shown below each row that has a run, where they were run")
+    targets: list[Annotated[str, Field(pattern="^[a-z]\\w*$")]] = Field(
+        default=[], description="what single rows may name as their target"
+    )
     rows: list[RowSettings]
 
 

@@ -22,6 +22,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from omniad.config import CONFIG_FOLDER, ModelSettings, Settings, run_settings
+from omniad.errors import UserError
 from omniad.models.checkpoint import build_model
 from omniad.models.decoder import Stage
 from omniad.models.omniad import OmniAD
@@ -107,7 +108,7 @@ def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
     notes = {key: line["note"] for key, line in _lines(others).items()}
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for table, entry in settings.tables.items():
-        lines = _lines(others) | _lines(CONFIG_FOLDER / "paper" / entry.paper)
+        lines = _lines(others) | (_lines(CONFIG_FOLDER / "paper" / entry.paper) if entry.paper else {})
         printed = {key: float(line["value"]) for key, line in lines.items()}
         for row in entry.rows:
             if not row.run:
@@ -154,5 +155,8 @@ def resolution_rows(settings: Settings, sizes: Iterable[int] = RESOLUTIONS) -> l
 
 def _lines(file: Path) -> dict[tuple[str, str, str], dict[str, str]]:
     """The lines of a table of the paper by (data set, row, metric)."""
-    with file.open(encoding="utf-8", newline="") as lines:
-        return {(line["dataset"], line["row"], line["metric"]): line for line in csv.DictReader(lines)}
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            return {(line["dataset"], line["row"], line["metric"]): line for line in csv.DictReader(lines)}
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; it has numbers that the paper prints") from None

@@ -129,9 +129,9 @@ def read_claims(settings: Settings, file: Path = CLAIMS_FILE) -> dict[str, Claim
             table = settings.tables[known(claim.table, settings.tables, f"{where}: table")]
             rows = {row.label for row in table.rows if row.dataset in claim.datasets}
             for row in _named(claim.check, "row", "minus", "than", "rows"):
-                known(row, rows, f"{where}: row")
+                known(row, rows, f"{where}: row of tables.{claim.table}")
             for column in _named(claim.check, "columns", "column", "of"):
-                known(column, table.columns, f"{where}: column")
+                known(column, table.columns, f"{where}: column of tables.{claim.table}")
     return claims
 
 

@@ -130,7 +130,8 @@ def find(
 def build_tables(found: Found, paper: Path = PAPER_FOLDER) -> list[Table]:
     """Every table of the configuration, filled with what there is. `paper`: folder of the printed numbers."""
     return [
-        _build(found, name, entry, read_paper(paper / entry.paper)) for name, entry in found.settings.tables.items()
+        _build(found, name, entry, read_paper(paper / entry.paper) if entry.paper else {})
+        for name, entry in found.settings.tables.items()
     ]
 
 

@@ -6,9 +6,10 @@ from snakemake.exceptions import WorkflowError
 
 import yaml
 
-from omniad.config import check_settings, load_settings, merge, run_settings, to_yaml
+from omniad.config import load_settings, run_settings, to_yaml
 from omniad.devices import count_gpus
 from omniad.errors import UserError
+from omniad.reporting.claims import read_claims
 from omniad.targets import run_folders, target_runs
 from omniad.training import TRAINING_VERSION
 
@@ -22,9 +23,10 @@ def typed(value):
     return yaml.safe_load(value) if isinstance(value, str) else value
 
 
-config = merge(config, typed(workflow.config_settings.config))
+# omniad reads the files itself: it tells in which of them a mistake stands.
 try:
-    settings = check_settings(config, "configuration")
+    settings = load_settings(*workflow.overwrite_configfiles, command_line=typed(workflow.config_settings.config))
+    read_claims(settings)  # a claim may name what a table lost; without this the report would tell, after all trainings
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
