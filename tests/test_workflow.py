@@ -81,7 +81,7 @@ def test_targets_that_train_nothing(clone):
         (["--config", "model={tokens: 50}"], "'model.tokens' must be a square"),
         (["--config", "tables={table4: {columns: [FLOPS]}}"], "--config: 'tables.table4.columns.0' should be"),
         (["--config", "tables={table7: {columns: [mAD]}}"], "column of tables.table7: there is no 'parameters'"),
-        (["table9"], "no target 'table9'; there is: ablations, all"),
+        (["tabel1"], "no target 'tabel1' (did you mean table1?); there is: ablations, all"),
     ],
 )
 def test_a_typo_is_told(clone, arguments, told):

@@ -2,6 +2,7 @@
 # This runs under Snakemake's lock and not in a dry run, so that a second call with other settings can't change the
 # configuration of a workflow that is running.
 from collections import Counter
+from difflib import get_close_matches
 
 from omniad.files import atomic_write
 from omniad.slurm import cancel_leftovers, step_name
@@ -51,7 +52,10 @@ onstart:
 
 def no_such_target(wildcards):
     names = sorted({"all", "complexity", "data", "report", *TARGETS})
-    raise WorkflowError(f"there is no target '{wildcards.target}'; there is: {', '.join(names)}")
+    close = get_close_matches(wildcards.target, names, 1)
+    guess = f" (did you mean {close[0]}?)" if close else ""
+    print(f"there is no target '{wildcards.target}'{guess}; there is: {', '.join(names)}", file=sys.stderr)
+    raise SystemExit(1)  # an error would come with Snakemake's traceback around it
 
 
 # What a person types is a rule's name; a name without a rule comes here, as if it were a file.
