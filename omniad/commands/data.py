@@ -108,9 +108,9 @@ def add_commands(commands: Commands) -> None:
         reads="nothing: photographs that ship with scikit-image, and a seed",
         writes="images, masks and labels in FOLDER, laid out as the real data set",
     )
-    sub.add_argument("--layout", required=True, choices=["mvtec", "visa", "realiad"])
-    sub.add_argument("--folder", required=True, type=Path)
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--layout", required=True, choices=["mvtec", "visa", "realiad"], help="whose files it looks like")
+    sub.add_argument("--folder", required=True, type=Path, help="is made; files of the same names are written anew")
+    sub.add_argument("--seed", type=int, default=0, help="of the images and defects (%(default)s)")
 
     sub = commands.add_configured(
         "index",
@@ -120,8 +120,8 @@ def add_commands(commands: Commands) -> None:
         reads="the data set's `folder`: names, labels, the headers of all images and masks",
         writes="a CSV, one row an image: class, split, label, defect, image, mask",
     )
-    sub.add_argument("--dataset", required=True, metavar="NAME")
-    sub.add_argument("--out", required=True, type=Path, metavar="CSV")
+    sub.add_argument("--dataset", required=True, metavar="NAME", help="a name from `sources` of the configuration")
+    sub.add_argument("--out", required=True, type=Path, metavar="CSV", help="the index to write")
 
     sub = commands.add_configured(
         "pack",
@@ -131,6 +131,8 @@ def add_commands(commands: Commands) -> None:
         reads="the index, and every image and mask in it",
         writes="DIR with images.npy (N, S, S, 3), masks.npy (N, S, S), both uint8, and pack.json",
     )
-    sub.add_argument("--dataset", required=True, metavar="NAME")
-    sub.add_argument("--index", required=True, type=Path, metavar="CSV")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR")
+    sub.add_argument("--dataset", required=True, metavar="NAME", help="a name from `sources` of the configuration")
+    sub.add_argument("--index", required=True, type=Path, metavar="CSV", help="what `omniad index` wrote")
+    sub.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="a folder beside the index, named by the size in pixels"
+    )

@@ -38,7 +38,7 @@ def add_commands(commands: Commands) -> None:
         reads="RUN_DIR/config.yaml and model.safetensors, and the packed data set they name",
         writes="scores.csv, metrics.csv, curves.npz and examples/ in RUN_DIR",
     )
-    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a finished training")
     sub.add_argument("--maps", action="store_true", help="also write all anomaly maps, float32, to RUN_DIR/maps/")
 
     sub = commands.add(
@@ -52,5 +52,7 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("maps", type=Path, metavar="MAPS.npy", help="anomaly maps (N, H, W)")
     sub.add_argument("masks", type=Path, metavar="MASKS.npy", help="masks (N, H, W), anomalous where > 0")
     sub.add_argument("--labels", type=Path, metavar="LABELS.npy", help="image labels (N,); else from the masks")
-    sub.add_argument("--definition", choices=["exact", "published"], default="exact")
+    sub.add_argument(
+        "--definition", choices=["exact", "published"], default="exact", help="of the metrics (%(default)s)"
+    )
     sub.add_argument("--json", action="store_true", help="print JSON")

@@ -27,10 +27,10 @@ def train(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     settings = project_settings(*options.config)
+    run_folders(settings, options.target)  # a typo is told before anything is loaded or measured
     from omniad.training.cost import card_speed, measured_speed
     from omniad.training.plan import plan_target, plan_text
 
-    run_folders(settings, options.target)  # a typo is told before anything is measured
     if options.card:
         speed, processor = card_speed(options.card), f"one {options.card} (by its data sheet, not measured)"
     else:
@@ -52,10 +52,10 @@ def add_commands(commands: Commands) -> None:
         reads="nothing but the configuration: the images are made on the spot",
         writes="the encoder's weights, under torchvision's names",
     )
-    sub.add_argument("--encoder", required=True, choices=get_args(Encoder))
+    sub.add_argument("--encoder", required=True, choices=get_args(Encoder), help="which network")
     sub.add_argument("--width", type=int, default=64, help="channels of the stem (64: full size)")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", required=True, type=Path)
+    sub.add_argument("--seed", type=int, default=0, help="of weights and images (%(default)s)")
+    sub.add_argument("--out", required=True, type=Path, help="the file to write, .safetensors")
 
     sub = commands.add_configured(
         "train",
@@ -65,10 +65,12 @@ def add_commands(commands: Commands) -> None:
         reads="the packed data set (data/prepared/) and the encoder's weights (data/weights/)",
         writes="DIR with config.yaml, model.safetensors, history.csv and provenance.json",
     )
-    sub.add_argument("--dataset", required=True, metavar="NAME")
-    sub.add_argument("--run", required=True, metavar="NAME")
-    sub.add_argument("--seed", required=True, type=int)
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR")
+    sub.add_argument("--dataset", required=True, metavar="NAME", help="a name from `sources` of the configuration")
+    sub.add_argument("--run", required=True, metavar="NAME", help="a name from `runs` of the configuration")
+    sub.add_argument("--seed", required=True, type=int, help="of the weights, the order of the images and the jitter")
+    sub.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the run folder; a training begun there goes on"
+    )
 
     sub = commands.add_configured(
         "plan",
