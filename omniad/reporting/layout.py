@@ -159,7 +159,9 @@ def _stacked(table: Table) -> tuple[list[str], list[Line], int, Notes]:
             cells = [_printed(row, column, notes) for column in table.columns]
             lines.append(Line(row, "paper", ["paper", NOTHING, *cells], row.label))
         for ours in row.ours:
-            lines += _our_lines(table, row, ours, notes)
+            # What another target runs has no line before it was: a list below the table names it.
+            if ours.values or row.target == table.name or not row.printed:
+                lines += _our_lines(table, row, ours, notes)
     for line in lines:
         line.marks = line.marks or [""] * len(line.cells)
     _mark_best(table, lines)

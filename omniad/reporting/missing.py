@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from omniad.config import Settings, load_settings
 from omniad.reporting.drawing import Drawn
-from omniad.reporting.tables import Table
+from omniad.reporting.tables import Row, Table
 
 
 def command(settings: Settings, target: str, datasets: Iterable[str] = ()) -> str:
@@ -27,16 +27,13 @@ def command(settings: Settings, target: str, datasets: Iterable[str] = ()) -> st
 
 def missing(settings: Settings, table: Table) -> list[str]:
     """A Markdown line for each kind of thing that a table lacks, each with its command."""
-    runs: dict[str, dict[str, str]] = {}  # target -> what it would add -> its data set
+    missed: dict[str, list[Row]] = {}  # target -> what it would add
     for row in table.rows:
         if row.ours and row.ours[0].missing:
-            seeds = ", ".join(map(str, row.ours[0].missing))
-            plural = "s" if len(row.ours[0].missing) > 1 else ""
-            what = f"`{row.ours[0].run}` on {row.dataset_title} (seed{plural} {seeds})"
-            runs.setdefault(row.target, {})[what] = row.dataset
+            missed.setdefault(row.target, []).append(row)
     lines = [
-        f"Not run: {', '.join(names)}. To run it: `{command(settings, target, names.values())}`"
-        for target, names in runs.items()
+        f"Not run: {_named(rows)}. To run it: `{command(settings, target, (row.dataset for row in rows))}`"
+        for target, rows in missed.items()
     ]
     if table.has_costs and any(row.ours and not row.counted for row in table.rows):
         lines.append(f"Not counted: parameters and FLOPs. To count them: `{command(settings, 'complexity')}`")
@@ -46,6 +43,20 @@ def missing(settings: Settings, table: Table) -> list[str]:
             target = command(settings, f"{table.name}_{extra}")
             lines.append(f"`{extra}` was not run; it gets lines of its own. To run it: `{target}`")
     return lines
+
+
+def _named(rows: Iterable[Row]) -> str:
+    """The runs that lack the same seeds on the same data sets together: "`a`, `b` on MVTec-AD, VisA (seed 0)"."""
+    places: dict[str, dict[str, list[str]]] = {}  # run -> seeds -> data sets
+    for row in rows:
+        seeds = row.ours[0].missing
+        text = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+        places.setdefault(row.ours[0].run, {}).setdefault(text, []).append(row.dataset_title)
+    alike: dict[str, list[str]] = {}  # where -> runs
+    for run, missed in places.items():
+        where = " and ".join(f"{', '.join(titles)} ({seeds})" for seeds, titles in missed.items())
+        alike.setdefault(where, []).append(f"`{run}`")
+    return "; ".join(f"{', '.join(runs)} on {where}" for where, runs in alike.items())
 
 
 def missing_figure(settings: Settings, figure: Drawn) -> str:
