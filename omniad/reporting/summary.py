@@ -16,26 +16,25 @@ WEIGHTS = {
 
 
 def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
-    """One paragraph of Markdown: data, variant, epochs, seeds, weights, hardware, dates, commit."""
+    """Markdown, a line and a list: data, variant, epochs, seeds, weights, hardware, dates, commit."""
     if not runs:
         return "**Nothing was run yet.** Below stands what the paper prints, and the command that fills each table."
     names = {(run.dataset, run.run) for run in runs}
     trainings = "" if len(runs) == len(names) else f" ({len(runs)} trainings)"
-    return " ".join(
-        [
-            f"**What was run:** {_number(len(names), 'run')}{trainings} on {_join(_datasets(settings, runs))},",
-            f"seed{_plural(_unique(runs, lambda run: run.seed))}.",
-            f"Method: {_grouped(runs, _method)}.",
-            f"Epochs: {_grouped(runs, lambda run: str(run.settings.training.epochs))}.",
-            f"Images: {_grouped(runs, _size)}.",
-            f"Precision: {_grouped(runs, lambda run: run.settings.training.precision)}.",
-            f"Encoder: {_grouped(runs, _encoder)}.",
-            f"Encoder weights: {_grouped(runs, _weights)}.",
-            f"Hardware: {_grouped(runs, _hardware)}.",
-            _dates(runs),
-            f"Commit: {_grouped(runs, lambda run: _code(run.provenance.get('commit')))}.",
-        ]
-    )
+    seeds = _plural(_unique(runs, lambda run: run.seed))
+    what = f"{_number(len(names), 'run')}{trainings} on {_join(_datasets(settings, runs))}, seed{seeds}."
+    facts = [
+        f"Method: {_grouped(runs, _method)}.",
+        f"Epochs: {_grouped(runs, lambda run: str(run.settings.training.epochs))}.",
+        f"Images: {_grouped(runs, _size)}.",
+        f"Precision: {_grouped(runs, lambda run: run.settings.training.precision)}.",
+        f"Encoder: {_grouped(runs, _encoder)}.",
+        f"Encoder weights: {_grouped(runs, _weights)}.",
+        f"Hardware: {_grouped(runs, _hardware)}.",
+        _dates(runs),
+        f"Commit: {_grouped(runs, lambda run: _code(run.provenance.get('commit')))}.",
+    ]
+    return "\n".join([f"**What was run:** {what}", "", *(f"- {fact}" for fact in facts)])
 
 
 def _grouped(runs: Iterable[FinishedRun], text: Callable[[FinishedRun], str]) -> str:
