@@ -63,15 +63,18 @@ def download(urls: Sequence[str], partial: Path, size: int, resume: bool, title:
                 except _Refused as refusal:
                     usable.remove(url)
                     reasons[url] = str(refusal)
+                    log.info("%s: %s: %s", title, _shown(url), refusal)
                 except (requests.RequestException, _Broken) as error:
                     reasons[url] = _reason(error)
                 except OSError as error:
                     raise cannot_write(partial, error) from None
-                log.info("%s: %s: %s", title, _shown(url), reasons[url])
             idle = 0 if _length(partial) > longest else idle + 1
             longest = max(longest, _length(partial))
             if usable and idle < ROUNDS:
-                time.sleep(min(BACKOFF_S * 2**idle, 60))
+                pause = min(BACKOFF_S * 2**idle, 60)
+                why = "; ".join(f"{urlsplit(url).hostname}: {reason}" for url, reason in reasons.items())
+                log.info("%s: %s; trying again in %.0f s", title, why, pause)
+                time.sleep(pause)
     raise UserError(
         f"{title} could not be fetched: " + "; ".join(f"{_shown(url)}: {why}" for url, why in reasons.items())
     )
