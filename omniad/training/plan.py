@@ -140,7 +140,7 @@ def plan_text(target: str, plan: Plan, processor: str) -> str:
     for run in sorted(plan.runs, key=lambda run: (run.dataset, run.run)):
         left = f"{run.seeds - run.trained} of {run.seeds}" + (f" ({run.begun} begun)" if run.begun else "")
         images, *hours = ("?" if value is None else value for value in (run.images, run.hours_each, run.hours_left))
-        hours = [value if value == "?" else f"{value:,.1f}" for value in hours]
+        hours = [value if value == "?" else f"{value:,.{1 if value >= 1 else 3}f}" for value in hours]
         lines.append(line.format(run.dataset, run.run, run.epochs, images, left, *hours))
     total, trained = sum(run.seeds for run in plan.runs), sum(run.trained for run in plan.runs)
     time = f"{plan.hours_left:,.1f} hours" + (f" ({plan.hours_left / 24:,.0f} days)" if plan.hours_left > 48 else "")
