@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -24,6 +25,11 @@ TINY = Settings.model_validate(
         "evaluation": {"batch_size": 4, "sigma": 1.5},
     }
 )
+
+
+def no_speed_test(patch: pytest.MonkeyPatch) -> None:
+    """`fit` foretells its time by a few steps of the full-size model, which take seconds; here it tells any time."""
+    patch.setattr("omniad.own_images.fit.cpu_hours", lambda run, images: 0.01)
 
 
 def write_image(file: Path, seed: int = 0, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:

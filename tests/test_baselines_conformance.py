@@ -10,9 +10,11 @@ from omniad.models.checkpoint import METHODS
 SMALL = {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 1, 1], "tokens": 4}
 CASES = {
     "omni-ad": Case(SMALL, {"learning_rate": 0.003}, steps=150),
-    "rd4ad": Case({"method": "rd4ad", "encoder": "wide_resnet50_2", "encoder_width": 8}, {"learning_rate": 0.005}),
+    "rd4ad": Case(
+        {"method": "rd4ad", "encoder": "wide_resnet50_2", "encoder_width": 8}, {"learning_rate": 0.005}, steps=30
+    ),
     "uniad": Case(
-        {"method": "uniad", "encoder": "tf_efficientnet_b4", "encoder_width": 16}, {"learning_rate": 0.0005}, steps=30
+        {"method": "uniad", "encoder": "tf_efficientnet_b4", "encoder_width": 16}, {"learning_rate": 0.0005}, steps=15
     ),
     "simplenet": Case(
         {"method": "simplenet", "encoder": "wide_resnet50_2", "encoder_width": 16},
@@ -24,7 +26,7 @@ CASES = {
     "rlr": Case(
         {"method": "rlr", "encoder": "tf_efficientnet_b6", "encoder_width": 8, "jitter": 4.0},
         {"learning_rate": 0.0003},
-        steps=30,
+        steps=15,
     ),
     "destseg": Case(
         {"method": "destseg", "encoder": "resnet18", "encoder_width": 8}, {"learning_rate": 0.4}, steps=200

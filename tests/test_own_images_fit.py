@@ -3,13 +3,14 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from own_image_runs import TINY, make_run, write_image, write_images
+from own_image_runs import TINY, make_run, no_speed_test, write_image, write_images
 from safetensors.torch import load_file
 
 from omniad.cli import main
@@ -29,6 +30,13 @@ def overlay(tmp_path) -> str:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY.model_dump(include={"data": {"image_size"}, "model": True, "training": True})))
     return str(file)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        no_speed_test(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

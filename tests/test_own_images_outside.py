@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from own_image_runs import TINY, write_image, write_images
+from own_image_runs import TINY, no_speed_test, write_image, write_images
 
 from omniad.own_images.fit import fit
 
@@ -44,12 +44,12 @@ def call(installed: Path, folder: Path, *arguments: str) -> subprocess.Completed
 
 
 @pytest.mark.slow
-def test_fit_killed_and_repeated_then_predict_outside_a_checkout(installed, tmp_path):
+def test_fit_killed_and_repeated_then_predict_outside_a_checkout(installed, tmp_path, monkeypatch):
     overlay = TINY.model_dump(include={"data": {"image_size"}, "model": True, "training": True, "evaluation": True})
     overlay["training"]["save_every_s"] = 0.0
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(overlay))
     write_images(tmp_path / "bolts", 10)
-    arguments = ("fit", "bolts", "--out", "run", "--epochs", "40", "--config", "tiny.yaml")
+    arguments = ("fit", "bolts", "--out", "run", "--epochs", "15", "--config", "tiny.yaml")
     line, environment = command(installed, *arguments)
     with subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as killed:
         deadline = time.monotonic() + 120
@@ -59,7 +59,8 @@ def test_fit_killed_and_repeated_then_predict_outside_a_checkout(installed, tmp_
     assert not (tmp_path / "run/model.safetensors").exists()
     again = call(installed, tmp_path, *arguments)
     assert (again.returncode, "goes on after epoch" in again.stderr) == (0, True), again.stderr
-    fit(tmp_path / "bolts", tmp_path / "whole", epochs=40, settings=TINY)
+    no_speed_test(monkeypatch)
+    fit(tmp_path / "bolts", tmp_path / "whole", epochs=15, settings=TINY)
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("run", "whole")]
     assert weights[0] == weights[1]
 
@@ -87,6 +88,7 @@ def test_importing_omniad_imports_nothing_heavy(installed, tmp_path):
 
 def test_the_five_lines_of_the_readme(tmp_path, monkeypatch, capsys):
     """As they stand there, with a small model that needs no ImageNet weights and few steps."""
+    no_speed_test(monkeypatch)
     (block,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     assert len(list(filter(None, block.splitlines()))) == 5
     monkeypatch.chdir(tmp_path)

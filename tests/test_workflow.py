@@ -24,7 +24,7 @@ def clone(tmp_path_factory) -> Path:
 def finished(clone) -> Path:
     """That clone after table1 and table4 of the tiny demo."""
     (clone / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    snakemake(clone, "table1", "table4", *DEMO)
+    snakemake(clone, "table1", "table4", "--resources", "gpu=2", *DEMO)  # two at a time, as `make demo`
     return clone
 
 
