@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from omniad.data.counts import expected_counts
-from omniad.reporting.claim_sources import NOT_JUDGED, NOT_MEASURABLE, NOT_PRINTED, NOT_RUN, Absent, Estimate, Source
+from omniad.reporting.claim_sources import NOT_MEASURABLE, NOT_PRINTED, Absent, Estimate, Source
 from omniad.reporting.claims import Above, Claim, Difference, Equal, Growth, Images, Increasing, Mean, Numbers, Range
-from omniad.reporting.layout import signed
+from omniad.reporting.layout import NOT_RUN, signed
 from omniad.reporting.resolution import Resolutions
 from omniad.reporting.tables import Found, Table
-from omniad.reporting.verdicts import ROUNDING
+from omniad.reporting.verdicts import NOT_JUDGED, ROUNDING
 
 YES, NO, MAYBE = "holds", "fails", "undecided"
 ORDER = (NO, NOT_PRINTED, NOT_MEASURABLE, NOT_RUN, NOT_JUDGED, MAYBE, YES)  # the first of several data sets' decides

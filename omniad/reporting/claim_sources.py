@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from omniad.reporting.complexity import COUNTS
+from omniad.reporting.layout import NOT_RUN
 from omniad.reporting.seeds import Spread
-from omniad.reporting.tables import DEFINITIONS, PRINTED_VARIANT, Row, Table
-from omniad.reporting.verdicts import ROUNDING, chance
+from omniad.reporting.tables import PRINTED_VARIANT, SHOWN, Row, Table
+from omniad.reporting.verdicts import NOT_JUDGED, ROUNDING, chance
 
-NOT_RUN, NOT_JUDGED, NOT_PRINTED = "not run", "not judged", "not in the tables"
-NOT_MEASURABLE = "nothing to measure"
+NOT_PRINTED, NOT_MEASURABLE = "not in the tables", "nothing to measure"
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,6 @@ class Source:
         """How far a difference goes by chance; infinite when the seeds' spread is unknown."""
         if variance == 0:
             return 0.0
-        spread = self.spreads.get((self.dataset, column, DEFINITIONS[0]))
+        spread = self.spreads.get((self.dataset, column, SHOWN))
         self.spreadless |= spread is None
         return chance(spread, variance) if spread else math.inf

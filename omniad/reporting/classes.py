@@ -12,7 +12,7 @@ from omniad.reporting.layout import NOTHING, measured_text
 from omniad.reporting.measurements import Measurement
 from omniad.reporting.runs import FinishedRun
 from omniad.reporting.seeds import Key, Measured, summarise
-from omniad.reporting.tables import DEFINITIONS
+from omniad.reporting.tables import SHOWN
 
 CSV_COLUMNS = ["class", "metric", "definition", "mean", "std", "seeds", "reason"]
 
@@ -46,7 +46,7 @@ class ClassTable:
     def lines(self) -> list[list[str]]:
         """A line a class: mean and standard deviation over the seeds, percent, in the definition shown beside print."""
         return [
-            [name, *(self._text(values.get((metric, DEFINITIONS[0]))) for metric in self.metrics)]
+            [name, *(self._text(values.get((metric, SHOWN))) for metric in self.metrics)]
             for name, values in self.classes.items()
         ]
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from omniad.models.complexity import VARIANTS
 from omniad.reporting.complexity import COUNTS
 from omniad.reporting.marks import rank_marks
 from omniad.reporting.paper import Printed
 from omniad.reporting.seeds import Measured, RunKey
-from omniad.reporting.tables import PRINTED_VARIANT, VARIANTS, Ours, Row, Table
+from omniad.reporting.tables import PRINTED_VARIANT, Ours, Row, Table
 from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 
 NOTHING = "\N{EN DASH}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omniad.errors import UserError
 from omniad.reporting.runs import FinishedRun
-from omniad.reporting.tables import DEFINITIONS
+from omniad.reporting.tables import SHOWN
 
 CHOICE = "mAD"
 
@@ -57,7 +57,7 @@ def read_epochs(file: Path) -> dict[int, dict[str, float]]:
     try:
         with file.open(encoding="utf-8", newline="") as handle:
             for line in csv.DictReader(handle):
-                if line["definition"] == DEFINITIONS[0]:
+                if line["definition"] == SHOWN:
                     found.setdefault(int(line["epoch"]), {})[line["metric"]] = 100 * float(line["value"] or "nan")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not a record of test metrics by epoch ({error}); remove it") from None

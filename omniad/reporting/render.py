@@ -9,11 +9,12 @@ from typing import Any
 
 import jinja2
 
+from omniad.models.complexity import VARIANTS
 from omniad.reporting.complexity import COUNTS
 from omniad.reporting.layout import MINUS, NOT_RUN, NOTHING, SIGNS, UNDEFINED
 from omniad.reporting.marks import BEST, SECOND
 from omniad.reporting.markup import blocks, inline
-from omniad.reporting.tables import DEFINITIONS, PRINTED_VARIANT, VARIANTS, Ours, Row, Table
+from omniad.reporting.tables import DEFINITIONS, PRINTED_VARIANT, SHOWN, Ours, Row, Table
 from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 
 CSV_COLUMNS = ["table", "dataset", "row", "column", "definition", "variant", "run", "paper", "ours", "std", "seeds"]
@@ -113,8 +114,8 @@ def _accuracy(row: Row, ours: Ours, column: str, definition: str) -> dict[str, A
         return entry
     if math.isnan(measured.mean):
         return entry | {"status": UNDEFINED, "note": " ".join(filter(None, [entry["note"], measured.reason]))}
-    comparable = printed and definition == DEFINITIONS[0] and not ours.miniature
-    verdict = ours.verdicts.get(column) if definition == DEFINITIONS[0] else None
+    comparable = printed and definition == SHOWN and not ours.miniature
+    verdict = ours.verdicts.get(column) if definition == SHOWN else None
     return (
         entry
         | _verdict(verdict)

@@ -15,7 +15,7 @@ from omniad.reporting.gallery import KINDS, class_pictures, data_address
 from omniad.reporting.measurements import write_measurements
 from omniad.reporting.records import HEAD, duration, write_records
 from omniad.reporting.render import CSV_COLUMNS, csv_lines, templates
-from omniad.reporting.tables import DEFINITIONS
+from omniad.reporting.tables import SHOWN
 
 DETAILED = 3  # misses and false alarms a class of the runs that are shown in detail
 
@@ -35,7 +35,7 @@ def write_report(settings: Settings) -> Path:
     environment = templates()
     environment.globals |= {
         "content": content,
-        "definition": DEFINITIONS[0],
+        "definition": SHOWN,
         "record_head": HEAD,
         "duration": duration,
         "link": lambda path: relative_link(path, content.results),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omniad.config import RowSettings, RunSettings, Settings, TableSettings, load_settings, run_settings
+from omniad.models.complexity import VARIANTS
 from omniad.reporting.complexity import COUNTS
 from omniad.reporting.measurements import Measurement
 from omniad.reporting.paper import PAPER_FOLDER, PaperTable, Printed, read_paper
@@ -18,8 +19,8 @@ from omniad.reporting.runs import FinishedRun, differences
 from omniad.reporting.seeds import Key, Measured, RunKey, Spreads, Summary, pooled_spreads, summarise
 from omniad.reporting.verdicts import Verdict, judge, judge_count, not_comparable
 
-DEFINITIONS = ("published", "exact")  # the first is the one that is shown beside print
-VARIANTS = ("released", "equations")
+SHOWN = "published"  # the definition of the metrics that stands beside print
+DEFINITIONS = (SHOWN, "exact")
 PRINTED_VARIANT = "released"  # whose parameters and FLOPs the paper prints
 ROMAN = {str(number): text for number, text in enumerate(("I", "II", "III", "IV", "V", "VI", "VII", "VIII"), start=1)}
 
@@ -40,7 +41,7 @@ class Ours:
     verdicts: Mapping[str, Verdict]  # by column: on what was measured where something is printed
     notes: tuple[str, ...]
 
-    def measured(self, column: str, definition: str = DEFINITIONS[0]) -> Measured | None:
+    def measured(self, column: str, definition: str = SHOWN) -> Measured | None:
         """A metric's value, None when it was not run."""
         return self.values.get((column, definition))
 
@@ -174,7 +175,7 @@ def _ours(found: Found, row: RowSettings, run: str, printed: Mapping[str, Printe
     seeds = tuple(one.seed for one in finished)
     values = found.summary.get((row.dataset, run), {})
     unlike = found.unlike.get((row.dataset, run), "")
-    shown = {column: measured for (column, definition), measured in values.items() if definition == DEFINITIONS[0]}
+    shown = {column: measured for (column, definition), measured in values.items() if definition == SHOWN}
     return Ours(
         run=run,
         variant=as_run.model.variant if as_run.model.method == "omni-ad" else "",
@@ -184,7 +185,7 @@ def _ours(found: Found, row: RowSettings, run: str, printed: Mapping[str, Printe
         values=values,
         unlike=unlike,
         verdicts={
-            column: judge(printed[column], measured, found.spreads.get((row.dataset, column, DEFINITIONS[0])), unlike)
+            column: judge(printed[column], measured, found.spreads.get((row.dataset, column, SHOWN)), unlike)
             for column, measured in shown.items()
             if column in printed
         },
