@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from omniad.config import SourceSettings
-from omniad.data.counts import expected_counts
+from omniad.data.counts import read_counts
 from omniad.data.index import read_index, write_index
 from omniad.data.miniature import write_miniature
 from omniad.data.pack_writer import write_pack
@@ -128,7 +128,7 @@ def _pack(source: SourceSettings, folder: Path, size: int) -> None:
 
 def full(folder: Path, rows: int) -> None:
     """Time and peak memory of the index and the pack, at a tenth of Real-IAD's number of images and at all of it."""
-    counts = expected_counts("realiad", [])
+    counts = read_counts("realiad", [])
     assert counts is not None
     total = sum(counts.values())
     print(f"{CORES} cores, Real-IAD's layout, images of 64 pixels, packs of {SMALL}\n")

@@ -134,7 +134,7 @@ def _data_set(name: str, source: SourceSettings) -> Finding:
         return Finding(source.title, "missing", _how_to_get(name, source))
     try:
         records = READERS[source.layout](source)
-        expected = None if source.miniature else expected_counts(source.counts, source.views)
+        expected = expected_counts(source)
     except UserError as error:
         return Finding(source.title, "broken", str(error))
     found = f"{len(records):,} images in {source.folder}/"

@@ -8,10 +8,9 @@ gets more.
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 from omniad.config import RunSettings
-from omniad.data.counts import expected_counts
+from omniad.data.counts import class_counts
 
 TRAINING_S = 0.03  # budget for one image of one epoch of the default model at 256 pixels
 EVALUATION_S = 0.03  # the same for one test image, metrics included
@@ -47,22 +46,12 @@ def memory_mb(run: RunSettings, attempt: int = 1) -> int:
 
 def images(run: RunSettings, split: str) -> int:
     """How many images a split of the run's data set has: from its table of counts, else a guess."""
-    return sum(_class_counts(run, split).values()) or UNKNOWN_IMAGES
+    return sum(class_counts(run.source, split).values()) or UNKNOWN_IMAGES
 
 
 def _largest_class(run: RunSettings) -> int:
     """Test images of the largest class."""
-    return max(_class_counts(run, "test").values(), default=UNKNOWN_IMAGES)
-
-
-def _class_counts(run: RunSettings, split: str) -> Counter[str]:
-    """Class -> images of a split; empty for a data set without a table of counts."""
-    counts: Counter[str] = Counter()
-    if not run.source.miniature:
-        for (name, part, _), number in (expected_counts(run.source.counts, run.source.views) or {}).items():
-            if part == split:
-                counts[name] += number
-    return counts
+    return max(class_counts(run.source, "test").values(), default=UNKNOWN_IMAGES)
 
 
 def relative_cost(run: RunSettings) -> float:

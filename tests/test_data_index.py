@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from omniad.config import SourceSettings, load_settings
-from omniad.data.counts import expected_counts
+from omniad.data.counts import read_counts
 from omniad.data.index import read_index, write_index
 from omniad.errors import UserError
 
@@ -243,7 +243,7 @@ def test_a_miniature_is_not_compared_with_the_real_counts(mvtec, tmp_path):
     ],
 )
 def test_the_shipped_counts_add_up_to_the_papers(name, views, totals):
-    table = expected_counts(name, views)
+    table = read_counts(name, views)
     assert table is not None
     train = sum(images for (_, split, _), images in table.items() if split == "train")
     good = sum(images for (_, split, defect), images in table.items() if (split, defect) == ("test", "good"))
@@ -251,15 +251,15 @@ def test_the_shipped_counts_add_up_to_the_papers(name, views, totals):
 
 
 def test_no_counts_for_other_views_and_a_wrong_table_is_told(tmp_path):
-    assert expected_counts("realiad", ["C2", "C3"]) is None
+    assert read_counts("realiad", ["C2", "C3"]) is None
     with pytest.raises(UserError, match="no such table of counts"):
-        expected_counts("mvtek", [])
+        read_counts("mvtek", [])
     (tmp_path / "own.csv").write_text("class,images\nnut,many\n")
     with pytest.raises(UserError, match="columns must be class,split,defect,images,"):
-        expected_counts(str(tmp_path / "own.csv"), [])
+        read_counts(str(tmp_path / "own.csv"), [])
 
 
 def test_every_shipped_source_has_counts_and_a_licence():
     for source in load_settings().sources.values():
-        assert expected_counts(source.counts, source.views) is not None
+        assert read_counts(source.counts, source.views) is not None
         assert source.licence

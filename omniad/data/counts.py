@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from omniad.config import CONFIG_FOLDER
+from omniad.config import CONFIG_FOLDER, SourceSettings
 from omniad.errors import UserError
 
 COLUMNS = ["class", "split", "defect", "images"]
@@ -16,7 +16,21 @@ ANY_DEFECT = "anomaly"  # in a table of counts: all kinds of defect together
 Counts = Mapping[tuple[str, str, str], int]  # (class, split, defect) -> images
 
 
-def expected_counts(name: str, views: Sequence[str]) -> Counts | None:
+def expected_counts(source: SourceSettings) -> Counts | None:
+    """The numbers of images of a data set as it is configured; None without a table of counts, and for a miniature."""
+    return None if source.miniature else read_counts(source.counts, source.views)
+
+
+def class_counts(source: SourceSettings, split: str) -> Counter[str]:
+    """Class -> images of a split that are expected; empty where that is not known."""
+    counts: Counter[str] = Counter()
+    for (class_, part, _), number in (expected_counts(source) or {}).items():
+        if part == split:
+            counts[class_] += number
+    return counts
+
+
+def read_counts(name: str, views: Sequence[str]) -> Counts | None:
     """The numbers of images in the table that a data set's `counts` names; None when there is none.
 
     Args:

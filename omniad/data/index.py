@@ -70,7 +70,7 @@ def _problems(source: SourceSettings, index: pd.DataFrame) -> Iterator[tuple[str
         yield "named more than once", path
     pairs = zip(index["image"], index["mask"], strict=True)
     yield from header_problems(Path(source.folder), pairs, deep=source.layout == "own")
-    expected = None if source.miniature else expected_counts(source.counts, source.views)
+    expected = expected_counts(source)
     if expected is None:
         log.info("%s: there is no table of counts to compare with", source.title)
         return

@@ -163,7 +163,7 @@ def room(name: str, source: SourceSettings, data: DataSettings) -> Iterable[tupl
         yield Path(source.archive), max(size - _present(Path(source.archive)), 0)
     pack = data.pack_folder(name)
     if not (pack / NOTE).is_file():
-        counts = expected_counts(source.counts, source.views)
+        counts = expected_counts(source)
         yield pack, 0 if counts is None else sum(counts.values()) * data.image_size**2 * 4
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omniad.config import DownloadSettings, SourceSettings
-from omniad.data.counts import expected_counts
+from omniad.data.counts import read_counts
 from omniad.errors import UserError
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2", ".zip")
@@ -51,7 +51,7 @@ def hub_names(download: DownloadSettings) -> list[str]:
     """Real-IAD's files on the hub: the labels, and one archive a class at the chosen resolution."""
     if not isinstance(download, SourceSettings) or download.layout != "realiad":
         raise UserError(f"{download.title}: only data sets in Real-IAD's layout are fetched from the hub")
-    counts = expected_counts(download.counts, views=[])
+    counts = read_counts(download.counts, views=[])
     if counts is None:
         raise UserError(f"{download.title}: counts: a table is needed here, because it names the classes to fetch")
     classes = sorted({class_ for class_, _, _ in counts})

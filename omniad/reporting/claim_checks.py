@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from omniad.data.counts import expected_counts
+from omniad.data.counts import read_counts
 from omniad.reporting.claim_sources import NOT_MEASURABLE, NOT_PRINTED, Absent, Estimate, Source
 from omniad.reporting.claims import Above, Claim, Difference, Equal, Growth, Images, Increasing, Mean, Numbers, Range
 from omniad.reporting.layout import NOT_RUN, signed
@@ -254,7 +254,7 @@ def _images(found: Found, source: Source, check: Images) -> list[Part]:
     entry = found.settings.sources[source.dataset]
     if entry.miniature:
         raise Absent(NOT_RUN)
-    expected = expected_counts(entry.counts, []) or {}
+    expected = read_counts(entry.counts, []) or {}
     if not expected:
         raise Absent(NOT_RUN)
     normal = {key: number for key, number in expected.items() if key[2] == "good"}

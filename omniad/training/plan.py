@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omniad.config import RunSettings, Settings, run_settings
-from omniad.data.counts import expected_counts
+from omniad.data.counts import class_counts
 from omniad.data.index import read_index
 from omniad.data.preflight import room
 from omniad.models.checkpoint import METHODS
@@ -76,8 +76,7 @@ def training_images(run: RunSettings) -> int | None:
     index = run.pack_folder.parent / "index.csv"
     if index.is_file():
         return read_index(index)["split"].tolist().count("train")
-    expected = None if run.source.miniature else expected_counts(run.source.counts, run.source.views)
-    return None if expected is None else sum(number for (_, split, _), number in expected.items() if split == "train")
+    return sum(class_counts(run.source, "train").values()) or None
 
 
 def _planned(run: RunSettings, folders: list[Path], speed: float) -> PlannedRun:
