@@ -169,6 +169,7 @@ def test_broken_images_are_all_named(tmp_path):
     (folder / "002.png").write_text("text")
     with pytest.raises(UserError) as told:
         fit(folder, tmp_path / "run", epochs=1, settings=TINY)
+    assert "Remove or replace these files" in str(told.value)
     assert "1 empty: 001.png" in str(told.value) and "1 not readable as an image: 002.png" in str(told.value)
 
 
@@ -188,6 +189,24 @@ def test_a_file_of_weights_is_used(tmp_path):
     assert torch.equal(trained["encoder.conv1.weight"], encoder.conv1.weight)
     note = json.loads((tmp_path / "run/provenance.json").read_text())["weights"]
     assert note["file"] == "own.pth"
+
+
+def test_weights_of_another_model_are_told_before_anything_is_made(tmp_path):
+    torch.save(Encoder("resnet18", 16).state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(UserError, match="not the weights of this model") as told:
+        fit(write_images(tmp_path / "bolts", 4), tmp_path / "run", weights=tmp_path / "wide.pth", settings=TINY)
+    assert "wide.pth" in str(told.value) and len(str(told.value)) < 600
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_folder_is_told_before_missing_weights(tmp_path):
+    (tmp_path / "empty").mkdir()
+    absent = TINY.model_copy(update={"model": TINY.model.model_copy(update={"encoder_weights": "imagenet"})})
+    with pytest.raises(UserError, match=r"empty: no images in it"):
+        fit(tmp_path / "empty", tmp_path / "run", settings=absent)
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(UserError, match=r"file\.txt: is a file; name the folder"):
+        fit(tmp_path / "file.txt", tmp_path / "run", settings=absent)
 
 
 def test_weights_that_cannot_be_fetched_are_told_with_address_and_place(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from omniad.cli import main
 from omniad.config import Settings, load_settings, merge, run_settings
 from omniad.errors import UserError
-from omniad.training.cost import ASSUMED_SHARE, card_speed, measured_speed, training_work
+from omniad.training.cost import ASSUMED_SHARE, card_speed, measured_speed, rough_time, training_work
 from omniad.training.plan import plan_target
 
 NECK, DECODER = 268_713_984, 6_933_479_424  # multiply-adds of the released reading, measured on the authors' code
@@ -77,3 +77,11 @@ def test_the_command_tells_a_cards_hours(capsys):
 def test_the_speed_is_measured_and_plausible():
     speed = measured_speed(torch.device("cpu"), steps=1)
     assert 1e9 < speed < 1e13
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [(0.01, "less than a minute"), (0.5, "30 min"), (1.26, "1.3 h"), (60, "2 days"), (9600, "400 days")],
+)
+def test_a_time_is_told_as_a_person_says_it(hours, text):
+    assert rough_time(hours) == text

@@ -28,7 +28,9 @@ def unbundle(options: argparse.Namespace) -> None:
     from omniad.bundle import unbundle
 
     runs = unbundle(options.bundle, options.results)
-    print(f"New in {options.results}: {', '.join(runs) or 'nothing, all of it was there'}. Next: omniad report")
+    new = f"New in {options.results}: {', '.join(runs) or 'nothing, all of it was there'}."
+    # Another folder's report needs a configuration that names it.
+    print(f"{new} Next: omniad report" if options.results == Path("results") else f"{new} Each holds its metrics.csv.")
 
 
 def add_commands(commands: Commands) -> None:

@@ -118,6 +118,8 @@ def run_settings(settings: Settings, dataset: str, run: str, where: Where = "con
 def load_run_settings(run_dir: str | Path) -> RunSettings:
     """The resolved settings of a finished run, from its folder."""
     file = Path(run_dir) / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{run_dir}: not a run folder: it has no config.yaml; `omniad train` or `omniad fit` makes one")
     return validate(RunSettings, read_yaml(file), str(file))
 
 

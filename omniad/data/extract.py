@@ -89,6 +89,8 @@ def extract(archive: Path, target: Path) -> None:
         ) from None
     except BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if reason.startswith("file could not be opened"):  # then comes what each of tarfile's readers made of it
+            reason = "no archive by its first bytes"
         raise UserError(f"{archive}: damaged or cut off ({reason}); remove it and fetch it anew") from None
 
 

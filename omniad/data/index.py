@@ -20,6 +20,7 @@ from omniad.files import atomic_write
 
 COLUMNS = ["class", "split", "label", "defect", "image", "mask"]
 TEXT_COLUMNS = [column for column in COLUMNS if column != "label"]
+MEND = "Extract the data set anew, or mend it by hand"
 SHOWN = 20  # paths of one kind of problem in a message; all of them are in the file beside the index
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,13 @@ def write_index(source: SourceSettings, out_csv: Path) -> None:
     report.unlink(missing_ok=True)
     problems = _group(_problems(source, index))
     if problems:
-        raise UserError(f"{source.title}: " + _tell(problems, folder, report))
+        mend = "Remove or replace these files" if source.layout == "own" else MEND
+        raise UserError(f"{source.title}: {_tell(problems, folder, report)} {mend}")
     with atomic_write(out_csv) as file:
         index.to_csv(file, index=False, lineterminator="\n")
-    log.info("%s: %d images, %d classes: %s", source.title, len(index), index["class"].nunique(), out_csv)
+    classes = len(set(index["class"]))
+    what = f"{classes} class{'' if classes == 1 else 'es'}"
+    log.info("%s: %d images, %s: %s", source.title, len(index), what, out_csv)
 
 
 def read_index(file: Path) -> pd.DataFrame:
@@ -72,7 +76,8 @@ def _problems(source: SourceSettings, index: pd.DataFrame) -> Iterator[tuple[str
     yield from header_problems(Path(source.folder), pairs, deep=source.layout == "own")
     expected = expected_counts(source)
     if expected is None:
-        log.info("%s: there is no table of counts to compare with", source.title)
+        if source.layout != "own":
+            log.info("%s: there is no table of counts to compare with", source.title)
         return
     images = index[["class", "split", "label", "defect"]].itertuples(index=False, name=None)
     for line in differences(images, expected):
@@ -97,4 +102,4 @@ def _tell(problems: dict[str, list[str]], folder: Path, report: Path) -> str:
         for kind, lines in problems.items()
     ]
     where = f" All of them are in {report}." if many else ""
-    return f"{folder}/ is not whole. " + ". ".join(told) + f".{where} Extract the data set anew, or mend it by hand"
+    return f"{folder}/ is not whole. " + ". ".join(told) + f".{where}"

@@ -89,7 +89,8 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> 
                 growing.vouch(digest)
             bar.update(BATCH)
     if problems:
-        raise UserError(f"{len(problems)} images can't be read: " + "; ".join(problems) + "; fetch them anew")
+        mend = "remove or replace them" if source.layout == "own" else "fetch them anew"
+        raise UserError(f"{len(problems)} images can't be read: {'; '.join(problems)}; {mend}")
 
 
 def _begin(growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSettings) -> None:

@@ -93,7 +93,7 @@ def _evaluate_classes(
     test = pack.index.loc[pack.index["split"] == "test"]
     names = sorted(set(test["class"]))
     if not names:
-        raise UserError(f"{pack.folder}: the index lists no test images")
+        raise UserError(f"{pack.folder}: no test images in the index; put some into the data set's test folders")
     with tqdm(total=len(test), desc=f"evaluate {run_dir}", unit="image", disable=not sys.stderr.isatty()) as bar:
         for number, name in enumerate(names, start=1):
             clock = time.perf_counter()

@@ -20,6 +20,7 @@ from omniad.config import known
 from omniad.errors import UserError
 
 # Encoder -> block, blocks in layers 1-3, width inside a bottleneck per 64 channels.
+SHOWN = 5  # names of each kind of wrong entry in a message
 ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int], int]] = {
     "resnet18": (BasicBlock, (2, 2, 2), 64),
     "resnet34": (BasicBlock, (3, 4, 6), 64),
@@ -148,7 +149,9 @@ def read_entries(file: str | Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        # A KeyError's text is a key of torch's own, no reason.
+        text = "" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        reason = text or "its beginning is none of PyTorch's"
         raise UserError(f"{path}: damaged, or not a file of tensors alone, and only those are read: {reason}") from None
     if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
         content = content["net"]
@@ -158,7 +161,7 @@ def read_entries(file: str | Path) -> dict[str, Tensor]:
 
 
 def check_entries(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    """Raise a UserError that names every missing, unknown and mis-shaped entry; BatchNorm's batch counters may miss."""
+    """Raise a UserError that tells missing, unknown and mis-shaped entries; BatchNorm's batch counters may miss."""
     missing = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
     unknown = [name for name in found if name not in expected]
     shapes = [
@@ -167,6 +170,10 @@ def check_entries(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], w
         if name in found and found[name].shape != value.shape
     ]
     kinds = {"missing": missing, "unknown": unknown, "wrong shape": shapes}
-    problems = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:SHOWN])}{', ...' if names[SHOWN:] else ''}"
+        for kind, names in kinds.items()
+        if names
+    ]
     if problems:
         raise UserError(f"{where}: not the weights of this model; " + "; ".join(problems))

@@ -13,14 +13,17 @@ from omniad.config import RunSettings, Settings, SourceSettings, load_run_settin
 from omniad.data.download import unreachable
 from omniad.data.fetch import fetch
 from omniad.data.index import read_index, write_index
+from omniad.data.layouts import own
 from omniad.data.pack_writer import write_pack
 from omniad.data.packs import Pack, open_pack
 from omniad.data.weights import KNOWN_WEIGHTS, weight_files, weights_file, weights_path
 from omniad.devices import pick_device
 from omniad.errors import UserError
+from omniad.models import build_model
+from omniad.models.encoder import load_weights
 from omniad.own_images.detector import Detector
 from omniad.own_images.threshold import make_threshold, write_threshold
-from omniad.training.cost import cpu_hours
+from omniad.training.cost import cpu_hours, rough_time
 from omniad.training.train import train
 
 RUN = "fit"  # the run's name in its config.yaml
@@ -66,6 +69,7 @@ def fit(
         raise UserError(f"the threshold's quantile must be above 0 and at most 1, not {quantile}")
     run = _run_settings(folder, run_dir, settings or load_settings(), weights)
     _check_run_dir(run_dir, run)
+    own.read(run.source)  # before anything is fetched: is there an image?
     get_weights(run)
     run, pack = _prepare(run, epochs)
     device = pick_device()
@@ -79,7 +83,8 @@ def fit(
 
 def _run_settings(folder: Path, run_dir: Path, settings: Settings, weights: str | Path | None) -> RunSettings:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        is_file = "is a file; name the folder that holds the good images"
+        raise UserError(f"{folder}: {is_file if folder.exists() else 'no such folder'}")
     name = folder.resolve().name
     model = settings.model if weights is None else settings.model.model_copy(update={"encoder_weights": str(weights)})
     return RunSettings(
@@ -119,7 +124,9 @@ def get_weights(run: RunSettings) -> None:
                 f"file at {path}, or name it with --weights"
             )
         fetch(file)
-    weights_file(run.model, run.data)
+    found = weights_file(run.model, run.data)
+    if found is not None:
+        load_weights(build_model(run.model).encoder, found)  # told now if they are another model's
 
 
 def _prepare(run: RunSettings, epochs: int | None) -> tuple[RunSettings, Pack]:
@@ -148,22 +155,21 @@ def _announce(run: RunSettings, pack: Pack, on_cpu: bool) -> None:
     splits = Counter(pack.index["split"])
     images, epochs = splits["train"], run.training.epochs
     steps = epochs * (images // run.training.batch_size)
-    time = _rough_time(cpu_hours(run, images)) if on_cpu else "how long it takes is told after the first epoch"
+    products = pack.index.loc[pack.index["split"] == "train", "class"].nunique()
+    time = (
+        f"roughly {rough_time(cpu_hours(run, images))} on this CPU"
+        if on_cpu
+        else "how long it takes is told after the first epoch"
+    )
     log.info(
-        "%d good images of %d product(s) to train on, %d held out for the threshold; %d epochs, %d steps: %s",
+        "%d good images of %s to train on, %d held out for the threshold; %d epochs, %d steps: %s",
         images,
-        pack.index.loc[pack.index["split"] == "train", "class"].nunique(),
+        f"{products} product{'' if products == 1 else 's'}",
         splits["validation"],
         epochs,
         steps,
         time,
     )
-
-
-def _rough_time(hours: float) -> str:
-    if hours < 1 / 60:
-        return "less than a minute on this CPU"
-    return f"roughly {hours:.1f} h on this CPU" if hours >= 1 else f"roughly {60 * hours:.0f} min on this CPU"
 
 
 def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:

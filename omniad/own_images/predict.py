@@ -86,7 +86,8 @@ def predict(
             bar.update(len(rows) + len(skipped) - bar.n)
     if out is not None:
         _write_tables(out, rows, skipped)
-    _tell(detector, rows, out)
+    if rows:
+        _tell(detector, rows, out)
     if skipped:
         some = [f"{path} ({reason})" for path, reason in list(skipped.items())[:SHOWN]]
         more = f"; ... all of them are in {out / 'skipped.csv'}" if out and len(skipped) > SHOWN else ""

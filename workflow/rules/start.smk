@@ -15,14 +15,14 @@ def cpu_warning(jobs):
     for (dataset, run), seeds in Counter((job.wildcards.dataset, job.wildcards.run) for job in jobs).items():
         source = settings.sources[dataset]
         if not source.miniature:
-            from omniad.training.cost import cpu_hours
+            from omniad.training.cost import cpu_hours, rough_time
             from omniad.training.plan import training_images
 
             resolved = run_settings(settings, dataset, run)
             hours += seeds * cpu_hours(resolved, training_images(resolved) or 0)
-    return (
-        f"{text} That takes about {hours / 24:.0f} days on this machine (by a few steps just now)." if hours else text
-    )
+    if not hours:
+        return text
+    return f"{text} That takes about {rough_time(hours)} on this machine (by a few steps just now)."
 
 
 onstart:
