@@ -18,17 +18,12 @@ import pytest
 import yaml
 from file_server import serve
 from PIL import Image
-from torchvision.models import get_model_weights
 
 from omniad.cli import main
-from omniad.config import SourceSettings, load_settings, merge, run_settings
-from omniad.data import preflight as preflighting
+from omniad.config import SourceSettings
 from omniad.data.index import read_index, write_index
 from omniad.data.miniature import write_miniature, writers
 from omniad.data.packs import open_pack
-from omniad.data.preflight import preflight
-from omniad.data.weights import KNOWN_WEIGHTS, weights_file
-from omniad.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIZE = 64
@@ -164,98 +159,6 @@ def test_from_an_address_to_packed_arrays_and_never_again_without_need(clone, se
     assert tree(clone / "data/mvtec") == before
     shutil.rmtree(clone / "data/visa")  # the packs are all that runs need
     assert not {"fetch", "extract", "index", "pack"} & set(re.findall(r"rule (\w+):", snakemake(clone, "data")))
-
-
-def settings_for(folder, **source):
-    """One data set of one's own in a folder, and what preflight is asked about it."""
-    own = {"title": "Own", "layout": "mvtec", "folder": str(folder / "own")} | source
-    return SourceSettings.model_validate(own), load_settings().data
-
-
-class TestPreflight:
-    def test_what_can_be_fetched_is_no_problem(self, tmp_path, server):
-        source, data = settings_for(tmp_path, url=f"{server.url}/visa.tar", archive=str(tmp_path / "own.tar"))
-        preflight({"own": source}, [], data)
-
-    def test_a_mirror_is_enough_and_a_dead_link_is_told(self, tmp_path, server):
-        dead = {"url": f"{server.url}/none.tar", "archive": str(tmp_path / "own.tar")}
-        source, data = settings_for(tmp_path, **dead, mirrors=[f"{server.url}/visa.tar"])
-        preflight({"own": source}, [], data)
-        source, data = settings_for(tmp_path, **dead)
-        with pytest.raises(UserError, match=r"Own: 127\.0\.0\.1 answers 404\. Get it from .*own\.tar in place, or put"):
-            preflight({"own": source}, [], data)
-
-    def test_what_was_put_there_by_hand_needs_no_network(self, tmp_path):
-        away = {"url": "http://127.0.0.1:9/own.tar", "archive": str(tmp_path / "own.tar"), "size_bytes": 3}
-        source, data = settings_for(tmp_path, **away)
-        with pytest.raises(UserError, match="127.0.0.1 can't be reached"):  # noqa: RUF043
-            preflight({"own": source}, [], data)
-        (tmp_path / "own.tar").write_bytes(b"abc")
-        preflight({"own": source}, [], data)
-        (tmp_path / "own.tar").write_bytes(b"ab")
-        with pytest.raises(UserError, match="has 2 bytes instead of 3; remove it"):
-            preflight({"own": source}, [], data)
-        (tmp_path / "own/a").mkdir(parents=True)
-        preflight({"own": source}, [], data)
-
-    def test_all_that_is_missing_is_told_at_once(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(preflighting, "unreachable", lambda url: "can't be reached")
-        monkeypatch.setattr(preflighting, "missing_for_hub", lambda: "no token")
-        usage = type("usage", (), {"free": 10**9})
-        monkeypatch.setattr(preflighting.shutil, "disk_usage", lambda folder: usage)
-        monkeypatch.chdir(tmp_path)
-        settings = load_settings()
-        runs = [run_settings(settings, "mvtec", run) for run in ("default", "released", "resnet50")]
-        with pytest.raises(UserError) as raised:
-            preflight(settings.sources, runs, settings.data)
-        told = str(raised.value)
-        assert told.startswith("7 things are missing; nothing was started.")
-        for part in (
-            "1. MVTec-AD: www.mydrive.ch can't be reached. Get it from https://www.mydrive.ch/",
-            "put data/archives/VisA_20220922.tar in place, or put its files into data/visa/",
-            "Real-IAD: no token; huggingface.co can't be reached",
-            "(31 files)",
-            "resnet34-b627a593.pth: download.pytorch.org can't be reached",
-            "data/weights/resnet34-43635321.pth",
-            "data/weights/resnet50-0676ba61.pth",
-            "and 1.0 GB are free",
-        ):
-            assert part in told
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_folder_that_cannot_be_written_is_told(self, small_disk, monkeypatch):
-        monkeypatch.setattr(preflighting, "unreachable", lambda url: "")
-        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-        monkeypatch.chdir(small_disk)
-        settings = load_settings()
-        with pytest.raises(UserError, match=f"{small_disk}: no permission to write here; change"):
-            preflight({"mvtec": settings.sources["mvtec"]}, [], settings.data)
-
-    def test_a_smaller_resolution_needs_less_room(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(preflighting, "unreachable", lambda url: "")
-        monkeypatch.setattr(preflighting, "missing_for_hub", lambda: "")
-        usage = type("usage", (), {"free": 60 * 10**9})
-        monkeypatch.setattr(preflighting.shutil, "disk_usage", lambda folder: usage)
-        monkeypatch.chdir(tmp_path)
-        values = load_settings().model_dump()
-        small = merge(values["sources"]["realiad"], {"resolution": 256})
-        data = load_settings().data
-        with pytest.raises(UserError, match="room on the disk"):
-            preflight({"realiad": SourceSettings.model_validate(values["sources"]["realiad"])}, [], data)
-        preflight({"realiad": SourceSettings.model_validate(small)}, [], data)
-
-
-def test_weights_of_another_content_than_their_name_tells_are_refused(tmp_path):
-    settings = load_settings()
-    (tmp_path / "resnet34-b627a593.pth").write_bytes(b"cut off")
-    data = settings.data.model_copy(update={"weights": str(tmp_path)})
-    with pytest.raises(UserError, match="not the one in its name; remove it"):
-        weights_file(settings.model, data)
-
-
-@pytest.mark.parametrize("encoder", KNOWN_WEIGHTS["imagenet"])
-def test_the_addresses_of_torchvisions_weights_are_torchvisions(encoder):
-    assert KNOWN_WEIGHTS["imagenet"][encoder] == get_model_weights(encoder)["IMAGENET1K_V1"].url
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,22 @@ import csv
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from training_runs import TINY, tiles_run
+from training_runs import CPU, TINY, changed, tiles_run
 
+import omniad.training.loop
 from omniad.config import ModelSettings, RunSettings, TrainingSettings
 from omniad.data.packs import open_pack
 from omniad.errors import UserError
+from omniad.evaluation.evaluate import evaluate
 from omniad.models import build_model, load_model
 from omniad.models.omniad import reconstruction_loss
 from omniad.training.features import TrainingFeatures
 from omniad.training.schedule import rate_factor
 from omniad.training.speed import arithmetic, compile_blocks
+from omniad.training.state import LATEST
 from omniad.training.train import train
 
 
@@ -116,6 +120,48 @@ def test_missing_weights_and_packs_are_told_before_anything_is_written(run, tmp_
     with pytest.raises(UserError, match="no pack here"):
         train(unpacked, seed=0, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_test_metrics_by_epoch_change_nothing(run, tmp_path):
+    released = run.model_copy(update={"model": run.model.model_copy(update={"variant": "released"})})
+    for name, every in (("watched", 2), ("unwatched", 0)):
+        train(changed(released, epochs=4, evaluate_every=every), 0, tmp_path / name, CPU)
+    watched, unwatched = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("watched", "unwatched"))
+    assert watched == unwatched
+    assert not (tmp_path / "unwatched" / "epochs.csv").exists()
+
+    evaluate(tmp_path / "watched", CPU)
+    metrics = pd.read_csv(tmp_path / "watched" / "metrics.csv").query("`class` == 'mean'")
+    by_epoch = pd.read_csv(tmp_path / "watched" / "epochs.csv")
+    assert sorted(set(by_epoch["epoch"])) == [2, 4]
+    last = by_epoch.query("epoch == 4").merge(metrics, on=["metric", "definition"])
+    assert len(last) == 2 * 8
+    assert last["value_x"].tolist() == pytest.approx(last["value_y"].tolist(), rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_tells_step_images_and_the_last_good_state(run, tmp_path):
+    wild = changed(run, learning_rate=1e30, clip_norm=0.0, save_every_s=0.0)
+    with pytest.raises(UserError) as caught:
+        train(wild, 0, tmp_path, CPU)
+    told = str(caught.value)
+    assert "the loss is not finite in epoch 1, step 2 of 2; lower training.learning_rate" in told
+    assert f"The last good state is in {tmp_path / 'state'}" in told
+    assert told.count("tile/train/good/") == 3
+    state = torch.load(tmp_path / "state" / LATEST, weights_only=True)
+    assert state["position"]["step"] == 1
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_tells_which_setting_to_lower(run, tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(omniad.training.loop, "train_step", fail)
+    with pytest.raises(UserError, match=r"out of memory on cpu: lower training.batch_size \(now 3\)"):
+        train(run, 0, tmp_path, CPU)
 
 
 def test_bf16_learns_much_the_same(run, tmp_path):

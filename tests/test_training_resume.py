@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from training_runs import CPU, changed, start_training, tiles_run
@@ -20,7 +19,6 @@ from training_runs import CPU, changed, start_training, tiles_run
 import omniad.training.loop
 import omniad.training.train
 from omniad.errors import UserError
-from omniad.evaluation.evaluate import evaluate
 from omniad.models.omniad import OmniAD
 from omniad.training.state import LATEST, PREVIOUS
 from omniad.training.train import train
@@ -299,47 +297,6 @@ def test_a_second_trainer_of_a_folder_is_refused_and_a_dead_one_is_none(run, tmp
     process.kill()
     process.join()
     train(changed(run, epochs=1), 0, tmp_path, CPU)
-
-
-def test_test_metrics_by_epoch_change_nothing(run, tmp_path):
-    released = run.model_copy(update={"model": run.model.model_copy(update={"variant": "released"})})
-    for name, every in (("watched", 2), ("unwatched", 0)):
-        train(changed(released, epochs=4, save_every_s=1e6, evaluate_every=every), 0, tmp_path / name, CPU)
-    assert_same(tmp_path / "watched", tmp_path / "unwatched")
-    assert not (tmp_path / "unwatched" / "epochs.csv").exists()
-
-    evaluate(tmp_path / "watched", CPU)
-    metrics = pd.read_csv(tmp_path / "watched" / "metrics.csv").query("`class` == 'mean'")
-    by_epoch = pd.read_csv(tmp_path / "watched" / "epochs.csv")
-    assert sorted(set(by_epoch["epoch"])) == [2, 4]
-    last = by_epoch.query("epoch == 4").merge(metrics, on=["metric", "definition"])
-    assert len(last) == 2 * 8
-    assert last["value_x"].tolist() == pytest.approx(last["value_y"].tolist(), rel=1e-6)
-
-
-def test_a_loss_that_is_not_finite_tells_step_images_and_the_last_good_state(run, tmp_path):
-    wild = changed(run, learning_rate=1e30, clip_norm=0.0)
-    with pytest.raises(UserError) as caught:
-        train(wild, 0, tmp_path, CPU)
-    told = str(caught.value)
-    assert "the loss is not finite in epoch 1, step 2 of 2; lower training.learning_rate" in told
-    assert f"The last good state is in {tmp_path / 'state'}" in told
-    assert told.count("tile/train/good/") == 3
-    state = torch.load(tmp_path / "state" / LATEST, weights_only=True)
-    assert state["position"]["step"] == 1
-    assert not (tmp_path / "model.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
-)
-def test_out_of_memory_tells_which_setting_to_lower(run, tmp_path, monkeypatch, error):
-    def fail(*arguments):
-        raise error
-
-    monkeypatch.setattr(omniad.training.loop, "train_step", fail)
-    with pytest.raises(UserError, match=r"out of memory on cpu: lower training.batch_size \(now 3\)"):
-        train(run, 0, tmp_path, CPU)
 
 
 def test_costs_are_those_of_all_parts_together(run, tmp_path, monkeypatch):
