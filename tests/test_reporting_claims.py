@@ -8,8 +8,8 @@ from reporting_results import miniature_settings, paper_settings, write_run
 
 from omniad.config import load_settings
 from omniad.errors import UserError
-from omniad.reporting.claim_checks import CheckedClaim, check_claims
-from omniad.reporting.claims import CLAIMS_FILE, read_claims
+from omniad.reporting.claims.checks import CheckedClaim, check_claims
+from omniad.reporting.claims.forms import CLAIMS_FILE, read_claims
 from omniad.reporting.measurements import collect
 from omniad.reporting.runs import finished_runs
 from omniad.reporting.tables import build_tables, find

@@ -7,21 +7,21 @@ from PIL import Image
 from reporting_results import miniature_settings, paper_settings, write_examples, write_run
 
 from omniad.errors import UserError
-from omniad.reporting.class_plots import draw_curves, draw_histograms
-from omniad.reporting.cost_plots import draw_accuracy, draw_resolution
-from omniad.reporting.drawing import STYLES
-from omniad.reporting.figures import draw_figures, main_runs
-from omniad.reporting.measurements import collect
-from omniad.reporting.qualitative import (
+from omniad.reporting.figures.all_figures import draw_figures, main_runs
+from omniad.reporting.figures.class_plots import draw_curves, draw_histograms
+from omniad.reporting.figures.cost_plots import draw_accuracy, draw_resolution
+from omniad.reporting.figures.drawing import STYLES
+from omniad.reporting.figures.qualitative import (
     COLORS,
     draw_qualitative,
     pick_example,
     pick_examples,
     qualitative_figure,
 )
+from omniad.reporting.figures.training_plots import draw_training
+from omniad.reporting.measurements import collect
 from omniad.reporting.runs import finished_runs
 from omniad.reporting.tables import build_tables, find
-from omniad.reporting.training_plots import draw_training
 
 
 @pytest.fixture

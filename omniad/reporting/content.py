@@ -9,14 +9,14 @@ from pathlib import Path
 
 from omniad.config import CONFIG_FOLDER, Settings
 from omniad.errors import UserError
-from omniad.reporting.claim_checks import CheckedClaim, check_claims
-from omniad.reporting.claims import read_claims
+from omniad.reporting.claims.checks import CheckedClaim, check_claims
+from omniad.reporting.claims.forms import read_claims
 from omniad.reporting.classes import ClassTable, class_tables
 from omniad.reporting.complexity import read_complexity
 from omniad.reporting.costs import Cost, Spent, costs, spent
 from omniad.reporting.definitions import BothDefinitions, both_definitions
-from omniad.reporting.drawing import Drawn
-from omniad.reporting.figures import draw_figures, main_runs
+from omniad.reporting.figures.all_figures import draw_figures, main_runs
+from omniad.reporting.figures.drawing import Drawn
 from omniad.reporting.layout import Grid, lay_out
 from omniad.reporting.measurements import Measurement, collect
 from omniad.reporting.missing import command, missing, missing_figure

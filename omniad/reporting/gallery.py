@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from omniad.reporting.artifacts import Example, read_examples
-from omniad.reporting.qualitative import COLORS
+from omniad.reporting.figures.qualitative import COLORS
 from omniad.reporting.runs import FinishedRun
 
 SIDE = 128  # pixels of one tile at most

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from omniad.config import Settings, load_settings
-from omniad.reporting.drawing import Drawn
+from omniad.reporting.figures.drawing import Drawn
 from omniad.reporting.tables import Row, Table
 
 

@@ -9,7 +9,7 @@ import yaml
 from omniad.config import load_settings, run_settings, to_yaml
 from omniad.devices import count_gpus
 from omniad.errors import UserError
-from omniad.reporting.claims import read_claims
+from omniad.reporting.claims.forms import read_claims
 from omniad.targets import run_folders, target_runs
 from omniad.training import TRAINING_VERSION
 

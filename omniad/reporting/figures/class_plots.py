@@ -8,7 +8,7 @@ import numpy as np
 
 from omniad.evaluation.curves import FPR_LIMIT
 from omniad.reporting.artifacts import read_curves, read_scores
-from omniad.reporting.drawing import FONT, Drawn, label, new_figure, save_figure
+from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, save_figure
 from omniad.reporting.runs import FinishedRun
 
 BINS = 24

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from omniad.config import Settings
 from omniad.reporting.artifacts import Example, read_examples
-from omniad.reporting.drawing import DPI, Drawn, save_figure
+from omniad.reporting.figures.drawing import DPI, Drawn, save_figure
 from omniad.reporting.runs import FinishedRun
 
 ROWS = ("Image", "Ground truth", "Anomaly map", "Overlay")

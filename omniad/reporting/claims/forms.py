@@ -1,4 +1,4 @@
-"""The paper's claims as data: `config/paper/claims.yaml`, read into checked forms. claim_checks.py evaluates them.
+"""The paper's claims as data: `config/paper/claims.yaml`, read into checked forms. checks.py evaluates them.
 
 The forms are few and fixed, so that a claim is data and never code:
 - equal: these numbers stand in this row;

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from omniad.reporting.artifacts import read_history
-from omniad.reporting.drawing import FONT, Drawn, label, new_figure, save_figure, style
+from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, save_figure, style
 from omniad.reporting.runs import FinishedRun
 from omniad.reporting.tables import Table
 

@@ -14,8 +14,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from omniad.data.counts import read_counts
-from omniad.reporting.claim_sources import NOT_MEASURABLE, NOT_PRINTED, Absent, Estimate, Source
-from omniad.reporting.claims import Above, Claim, Difference, Equal, Growth, Images, Increasing, Mean, Numbers, Range
+from omniad.reporting.claims.forms import (
+    Above,
+    Claim,
+    Difference,
+    Equal,
+    Growth,
+    Images,
+    Increasing,
+    Mean,
+    Numbers,
+    Range,
+)
+from omniad.reporting.claims.sources import NOT_MEASURABLE, NOT_PRINTED, Absent, Estimate, Source
 from omniad.reporting.layout import NOT_RUN, signed
 from omniad.reporting.resolution import Resolutions
 from omniad.reporting.tables import Found, Table

@@ -1,0 +1,1 @@
+"""Claims of the text: `forms.py` reads them, `sources.py` finds their numbers, `checks.py` says whether they hold."""
