@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import pytest
 import yaml
 from file_server import serve
 from PIL import Image
+from project_copy import REPOSITORY, copy_project
 
 from omniad.cli import main
 from omniad.config import SourceSettings
@@ -25,7 +25,6 @@ from omniad.data.index import read_index, write_index
 from omniad.data.miniature import write_miniature, writers
 from omniad.data.packs import open_pack
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 SIZE = 64
 TOKEN = "hf_the-users-own-token"
 LAYOUTS = ("mvtec", "visa", "realiad")
@@ -86,13 +85,7 @@ def server(miniatures, indexes):
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, miniatures, server):
     """The project as a fresh clone has it, with the addresses of the test's server."""
-    folder = tmp_path_factory.mktemp("clone")
-    for part in ("Snakefile", "workflow", "config", "profiles", "omniad"):
-        source = REPOSITORY / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / part)
+    folder = copy_project(tmp_path_factory.mktemp("clone"))
     sources = {"realiad": {"url": server.url + "/page", "counts": str(miniatures / "realiad-counts.csv")}}
     for name, file in (("mvtec", "mvtec.tar.xz"), ("visa", "visa.tar")):
         content = (miniatures / file).read_bytes()
