@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from omniad.data.any_image import images_in
+from omniad.data.any_image import SUFFIXES, images_in
 from omniad.errors import UserError
 
 
@@ -29,7 +29,8 @@ def find_images(places: Iterable[str | Path], leave_out: Path | None = None) -> 
     left_out = f"{leave_out.absolute()}{os.sep}" if leave_out else None
     files = [file for path, file in found.items() if not (left_out and path.startswith(left_out))]
     if not files:
-        raise UserError(f"no images in {', '.join(map(str, places))}")
+        read = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
+        raise UserError(f"no images in {', '.join(map(str, places))}; {read} are read")
     return files
 
 

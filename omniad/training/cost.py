@@ -74,10 +74,8 @@ def measured_speed(device: torch.device, steps: int = 3) -> float:
 
 def rough_time(hours: float) -> str:
     """A time as a person says it."""
-    if hours < 1 / 60:
-        return "less than a minute"
     if hours < 1:
-        return f"{60 * hours:.0f} min"
+        return f"{max(1, round(60 * hours))} min"
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.0f} days"
 
 
