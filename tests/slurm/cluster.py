@@ -179,8 +179,9 @@ def squeue(columns: str, *arguments: str) -> list[str]:
 
 def _stop(folder: Path) -> None:
     """Cancel what still runs and end the daemons of a cluster, by the process ids that they wrote."""
-    subprocess.run(["scancel", "--me"], check=False, timeout=30, capture_output=True)
-    wait_until(lambda: not squeue("%i", "--states=RUNNING,COMPLETING"), 20, check=False)
+    with contextlib.suppress(subprocess.SubprocessError):  # a killed run may have left a dead controller
+        subprocess.run(["scancel", "--me"], check=False, timeout=30, capture_output=True)
+        wait_until(lambda: not squeue("%i", "--states=RUNNING,COMPLETING"), 20, check=False)
     for file in (*folder.glob("run/slurmd-*.pid"), folder / "run/slurmctld.pid", folder / "munge/pid"):
         _end(_pid(file))
     for name in LINKED:
