@@ -30,6 +30,7 @@ STAMP = ".omniad-extracted.json"  # in a folder that was extracted here, not by 
 MOST_FILES = 2_000_000
 LARGEST_RATIO, SMALL_BYTES = 20, 2**32  # an archive may unpack to 20 times its size, and any one to 4 GiB
 PIECE = 2**20
+# What the libraries raise for a broken archive; NotImplementedError is zipfile's for a compression it does not know.
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 log = logging.getLogger(__name__)
