@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from omniad.data.index import read_index
+from omniad.data.index import read_index, recorded_files
 from omniad.errors import UserError
 from omniad.files import sha256_file
 
@@ -37,13 +37,14 @@ def open_pack(folder: Path) -> Pack:
     """The pack in `<prepared>/<dataset>/<size>/`, memory-mapped, with the index beside that folder.
 
     Raises:
-        UserError: there is no whole pack, or the index changed after it was made.
+        UserError: there is no whole pack, or the index, or files that it names, changed after it was made.
     """
     again = "; `snakemake --cores all data` makes it"
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         images, masks = (np.load(folder / name, mmap_mode="r") for name in (IMAGES, MASKS))
-        digest, index_sha256, shape = note["digest"], note["index_sha256"], (note["images"], note["size"], note["size"])
+        digest, index_sha256, files = note["digest"], note["index_sha256"], note.get("files_sha256", "")
+        shape = (note["images"], note["size"], note["size"])
     except FileNotFoundError:
         raise UserError(f"{folder}: no pack here{again}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -52,6 +53,8 @@ def open_pack(folder: Path) -> Pack:
     index = read_index(index_csv)
     if index_sha256 != sha256_file(index_csv) or images.shape != (*shape, 3) or masks.shape != shape:
         raise UserError(f"{folder}: the pack does not belong to {index_csv}; remove the folder{again}")
+    if files != recorded_files(index_csv):
+        raise UserError(f"{folder}: files of the data set changed since the pack was made; remove the folder{again}")
     return Pack(folder, index, images, masks, digest)
 
 

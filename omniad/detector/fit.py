@@ -12,6 +12,7 @@ import pandas as pd
 from omniad.config import RunSettings, Settings, SourceSettings, load_settings
 from omniad.data.download import unreachable
 from omniad.data.fetch import fetch
+from omniad.data.folders import LeftOut
 from omniad.data.index import read_index, write_index
 from omniad.data.layouts import own
 from omniad.data.pack_writer import write_pack
@@ -23,6 +24,7 @@ from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.models import build_model
 from omniad.models.encoder import load_weights
+from omniad.names import name_problem
 from omniad.runs.files import CONFIG, PREPARED
 from omniad.runs.provenance import load_run_settings
 from omniad.training.cost import cpu_hours
@@ -72,7 +74,7 @@ def fit(
         raise UserError(f"the threshold's quantile must be above 0 and at most 1, not {quantile}")
     run = _run_settings(folder, run_dir, settings or load_settings(), weights)
     _check_run_dir(run_dir, run)
-    own.read(run.source)  # before anything is fetched: is there an image?
+    own.read(run.source, LeftOut())  # before anything is fetched: is there an image?
     get_weights(run)
     run, pack = _prepare(run, epochs)
     device = pick_device()
@@ -88,7 +90,9 @@ def _run_settings(folder: Path, run_dir: Path, settings: Settings, weights: str 
     if not folder.is_dir():
         is_file = "is a file; name the folder that holds the good images"
         raise UserError(f"{folder}: {is_file if folder.exists() else 'no such folder'}")
-    name = folder.resolve().name
+    name = folder.resolve().name or "images"
+    if problem := name_problem(name):
+        raise UserError(f"{folder}: the folder's name must {problem}; rename it")
     model = settings.model if weights is None else settings.model.model_copy(update={"encoder_weights": str(weights)})
     return RunSettings(
         dataset=name,
@@ -106,7 +110,8 @@ def _check_run_dir(run_dir: Path, run: RunSettings) -> None:
     if not (run_dir / CONFIG).exists():
         return
     there = load_run_settings(run_dir)
-    if (there.dataset, there.run, Path(there.source.folder)) != (run.dataset, run.run, Path(run.source.folder)):
+    same_folder = Path(there.source.folder).resolve() == Path(run.source.folder).resolve()
+    if (there.dataset, there.run) != (run.dataset, run.run) or not same_folder:
         raise UserError(
             f"{run_dir}: already holds the run '{there.run}' on {there.source.folder}; name a new folder with --out"
         )
