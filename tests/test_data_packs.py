@@ -166,7 +166,7 @@ def test_what_a_stopped_call_did_is_kept_as_far_as_its_hashes_vouch_for_it(folde
 
 def test_a_worker_that_the_system_ends_is_told_and_the_work_goes_on(folder, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"the system ended a worker.*repeat to go on"):
-        patch.setattr(pack_writer, "read_mask", lambda file, size: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(pack_writer, "read_mask", lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
         pack(folder)
     assert pack(folder).images.any(axis=(1, 2, 3)).all()
 

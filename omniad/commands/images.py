@@ -95,7 +95,7 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--full-size", action="store_true", help="also write each map at the image's full size")
     sub.add_argument(
         "--threshold",
-        type=float,
+        type=finite,
         metavar="SCORE",
         help="images that score higher are called anomalous (default: fit's)",
     )

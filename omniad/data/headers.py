@@ -38,7 +38,9 @@ def look_at_files(folder: Path, pairs: Iterable[tuple[str, str]], own: bool) -> 
     pairs = list(pairs)
     batches = [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
     with ThreadPoolExecutor(max_workers=4 * (os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda batch: [file for pair in batch for file in _look_at(folder, *pair, own)], batches)
+        found = pool.map(
+            lambda batch: [file for image, mask in batch for file in _look_at(folder, image, mask, own)], batches
+        )
         return [file for files in found for file in files]
 
 

@@ -66,7 +66,7 @@ def write_index(source: SourceSettings, out_csv: Path) -> None:
         json.dump({"files": len(files), "sha256": files_hash(files)}, file)
     with atomic_write(out_csv) as file:
         index.to_csv(file, index=False, lineterminator="\n")
-    images, classes = count(len(index), "image"), count(index["class"].nunique(), "class", "classes")
+    images, classes = count(len(index), "image"), count(len(set(index["class"])), "class", "classes")
     log.info("%s: %s of %s: %s", source.title, images, classes, out_csv)
     if left_out.reasons:
         log.warning("%s: left out: %s", source.title, left_out)
@@ -114,10 +114,10 @@ def _wrong_row(index: pd.DataFrame) -> str:
     for split in set(index["split"]) - set(SPLITS):
         return f"split {shown(split)}: must be one of {', '.join(SPLITS)}"
     for column in ("class", "defect"):
-        for name in index[column].unique():
+        for name in sorted(set(index[column])):
             if problem := name_problem(name):
                 return f"{column} {shown(name)}: must {problem}"
-    if (index["class"] == MEAN).any():
+    if MEAN in set(index["class"]):
         return f"class '{MEAN}': this name stands for the mean over classes"
     outside = next((path for path in index["image"] if leaves_folder(path)), None)
     if outside is None:

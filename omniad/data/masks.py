@@ -7,6 +7,7 @@ is read at the middle, and that is told. What could mean two things is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -145,12 +146,13 @@ def _by_colours(mask: Image.Image, lossy: bool) -> tuple[np.ndarray, str]:
     return _by_levels(levels, present, lossy)
 
 
-def _by_levels(levels: np.ndarray, present: list[float], lossy: bool) -> tuple[np.ndarray, str]:
+def _by_levels(levels: np.ndarray, present: Sequence[float], lossy: bool) -> tuple[np.ndarray, str]:
     """The defect of grey levels (H, W), of which `present` are there, in order."""
     low, high = present[0], present[-1]
     if not (low >= 0 and high < float("inf")):  # NaN, too
         raise ValueError(f"levels from {low:g} to {high:g}; {MISREAD}")
-    full = next((full for full in ((1.0,) if levels.dtype.kind == "f" else ()) + (255, 65535) if high <= full), high)
+    ranges = (1, 255, 65535) if levels.dtype.kind == "f" else (255, 65535)
+    full = next((limit for limit in ranges if high <= limit), high)
     if high == 0 or (not lossy and low == high):
         return levels > 0, ""
     if not lossy and len(present) == 2:
@@ -163,5 +165,5 @@ def _by_levels(levels: np.ndarray, present: list[float], lossy: bool) -> tuple[n
     between = levels.size - light - dark
     if light == 0 or between > min(light, dark or light):
         raise ValueError(f"{len(present)} levels from {low:g} to {high:g}, more grey than black and white; {MISREAD}")
-    told = "" if set(present) <= {0, full} else f"{len(present)} levels, read at the middle"
+    told = "" if all(level in (0, full) for level in present) else f"{len(present)} levels, read at the middle"
     return levels > full / 2, told
