@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 from omniad.data.masks import decode_mask
 from omniad.data.opening import open_whole
 
+DARKEST = 32.0  # the largest value of an image of floats from 0 to 255 is above it
+
 
 def decode_image(file: str | Path, upright: bool = True) -> Image.Image:
     """An image of any mode as 8-bit RGB; of several pages the first.
@@ -35,15 +37,19 @@ def decode_image(file: str | Path, upright: bool = True) -> Image.Image:
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (H, W) of 16 or 32 bits as uint8. The range is known by the largest value.
+    """Pixels (H, W) of 16 or 32 bits as uint8. Which range they have is told by the largest value.
 
-    Integers are 8 bits in a wider file up to 255, above that 16 bits. Floats are 0 to 1, or above that 0 to 255.
+    Integers are 8 bits in a wider file up to 255, above that 16 bits. Floats are 0 to 1, or 0 to 255; between
+    them, up to DARKEST, they could be either, and would come out black.
     """
-    lowest, highest = pixels.min(), pixels.max()
-    ranges = (1.0, 255.0) if pixels.dtype.kind == "f" else (255, 65535)
-    full = next((full for full in ranges if lowest >= 0 and highest <= full), None)  # none for NaN, too
-    if full is None:
-        raise ValueError(f"pixels from {lowest} to {highest}, not within 0 and {ranges[1]:g}")
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    if pixels.dtype.kind == "f":
+        full, known = (1, highest <= 1) if highest <= DARKEST else (255, highest <= 255)
+    else:
+        full, known = (255, True) if highest <= 255 else (65535, highest <= 65535)
+    if not (lowest >= 0 and known):  # also refuses NaN
+        ranges = "1 or 255" if pixels.dtype.kind == "f" else "65535"
+        raise ValueError(f"pixels from {lowest:g} to {highest:g}, not within 0 and {ranges}")
     return np.rint(pixels * (255 / full)).astype(np.uint8)
 
 
