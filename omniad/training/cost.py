@@ -12,6 +12,7 @@ from omniad.models import build_model
 from omniad.models.checkpoint import METHODS
 from omniad.models.complexity import complexity, complexity_by_part
 from omniad.training.loop import train_step
+from omniad.training.schedule import epochs_of
 
 # Peak of single precision outside tensor cores, operations a second, as the makers' data sheets print it.
 CARDS = {
@@ -38,7 +39,7 @@ def training_work(run: RunSettings) -> float:
 
 def training_hours(run: RunSettings, images: int, speed: float) -> float:
     """Hours of a training on so many images; `speed` in multiply-adds a second (`measured_speed`, `card_speed`)."""
-    return training_work(run) * images * run.training.epochs / speed / 3600
+    return training_work(run) * images * epochs_of(run) / speed / 3600
 
 
 def card_speed(card: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -34,7 +34,7 @@ class TrainingFeatures:
     def __init__(self, model: Method, pack: Pack, batch_size: int, cache_gib: float, device: torch.device) -> None:
         self.model, self.pack, self.batch_size, self.device = model, pack, batch_size, device
         self.rows = np.flatnonzero(pack.index["split"] == "train")
-        if len(self.rows) < batch_size:
+        if len(self.rows) < batch_size and not model.training_free:
             raise UserError(
                 f"{len(self.rows)} training images are fewer than one batch of {batch_size}; lower training.batch_size"
             )
@@ -52,20 +52,28 @@ class TrainingFeatures:
         """Yield the feature batches of one epoch, from a step on; their order depends on seed and epoch alone."""
         order = self._order(seed, epoch)
         batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
+        return self.batches(batches[first_step:])
+
+    def batches(self, batches: Sequence[np.ndarray]) -> Iterator[list[Tensor]]:
+        """Yield the features of given positions among the training images, a batch each."""
         if self._on_gpu is not None:
-            for members in batches[first_step:]:
+            for members in batches:
                 picked = torch.from_numpy(members).to(self.device)
                 yield [level[picked].float() for level in self._on_gpu]
             return
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = None
-            for members in batches[first_step:]:
+            for members in batches:
                 following = reader.submit(self._read, members)
                 if ahead is not None:
                     yield self._finish(ahead.result())
                 ahead = following
             if ahead is not None:
                 yield self._finish(ahead.result())
+
+    def all(self) -> WholePass:
+        """Every training image once, for what a method computes before its first step."""
+        return WholePass(self)
 
     def images(self, seed: int, epoch: int, step: int) -> list[str]:
         """The files of one batch, as the index names them."""
@@ -106,3 +114,15 @@ class TrainingFeatures:
             for start in range(0, len(level), 1024):
                 target[start : start + 1024] = torch.from_numpy(level[start : start + 1024].copy())
         return on_gpu
+
+
+class WholePass:
+    """The features of all training images in the index's order, batch by batch; each `iter` starts again."""
+
+    def __init__(self, features: TrainingFeatures):
+        self.images = len(features.rows)
+        self._features = features
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        size = self._features.batch_size
+        return self._features.batches([np.arange(i, min(i + size, self.images)) for i in range(0, self.images, size)])

@@ -17,11 +17,12 @@ from omniad.files import write_csv
 from omniad.models import Method
 from omniad.training.features import TrainingFeatures
 from omniad.training.progress import Progress, now
-from omniad.training.schedule import rate_factor
+from omniad.training.schedule import epochs_of, rate_factor
 from omniad.training.signals import Stop
 from omniad.training.speed import arithmetic, compile_blocks
 from omniad.training.state import Position, StateFolder, capture, restore
 
+HISTORY_COLUMNS = ["epoch", "loss", "learning_rate", "gradient_norm", "seconds"]
 SAVING_SHARE = 0.02  # a save that takes long is repeated less often, so that all take no more than this of the time
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Training:
     ):
         self.model, self.settings, self.pack, self.seed, self.device = model, settings, pack, seed, device
         self.state, self.stop = state, stop
+        self.epochs = epochs_of(settings)
         self.title = f"{settings.dataset}/{settings.run} seed {seed}"
         self.optimizers = model.make_optimizers(settings.training)
         self.first_rates = [group["lr"] for group in self._groups()]
@@ -49,20 +51,20 @@ class Training:
         self.steps_per_epoch = self.features.steps_per_epoch
         if settings.training.compile:
             compile_blocks(model, device)
-        epochs, progress_file = settings.training.epochs, state.folder / "progress.json"
-        self.progress = Progress(progress_file, self.title, epochs, self.steps_per_epoch, self.position)
+        progress_file = state.folder / "progress.json"
+        self.progress = Progress(progress_file, self.title, self.epochs, self.steps_per_epoch, self.position)
         self._clock = self._saved = time.monotonic()  # of the last look, and of the last save
         self._meter = EnergyMeter(device)
         self._save_s = 0.0  # that the last save took
 
     def run(self) -> None:
-        """Every epoch that is left, then a last state without what only further steps would need."""
-        epochs = self.settings.training.epochs
+        """Preparation and every epoch that is left, then a last state without what only further steps would need."""
         self.stop.deferred = True
         self.model.train()
         self.progress.write()
         with self.progress.bar:
-            while self.position.epoch < epochs:
+            self._prepare()
+            while self.position.epoch < self.epochs:
                 self._record_test_metrics()
                 self._epoch()
         self._record_test_metrics()
@@ -74,7 +76,8 @@ class Training:
     def costs(self) -> dict[str, Any]:
         """What provenance.json tells of the training's time and energy, all resumed parts together."""
         position = self.position
-        keys = ("wall_s", "saving_s", "waiting_s", *(("energy_j",) if self._meter.counts else ()))
+        keys = ("wall_s", "saving_s", "waiting_s", *(("preparing_s",) if position.preparing_s else ()))
+        keys += ("energy_j",) if self._meter.counts else ()
         measured = {key: round(getattr(position, key), 2) for key in keys}
         return {"started": position.started, "resumes": position.resumes, **measured}
 
@@ -83,7 +86,7 @@ class Training:
         if state is None:
             return Position(started=now())
         position = restore(state, self.model, self.optimizers, self.device)
-        if position.epoch == self.settings.training.epochs:
+        if position.prepared and position.epoch == self.epochs:
             log.info("%s: already trained; its files are written again from %s", self.title, self.state.folder)
         else:
             position.resumes += 1
@@ -92,6 +95,23 @@ class Training:
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def _prepare(self) -> None:
+        """What the method computes from all training features before its first step (see `Method.prepare`)."""
+        position, worked = self.position, False
+        if position.prepared:
+            return
+        with torch.no_grad():
+            for share, kept in self.model.prepare(self.features.all(), position.kept):
+                position.kept, worked = kept, True
+                self.progress.preparing(share)
+                self._between_steps(save=bool(kept))
+        position.prepared, position.kept = True, {}
+        if worked:
+            self._measure_time()
+            position.preparing_s, position.seconds = position.seconds, 0.0
+            log.info("%s: prepared in %.1f s", self.title, position.preparing_s)
+            self._save()
 
     def _epoch(self) -> None:
         """The steps that are left of the open epoch."""
@@ -135,11 +155,11 @@ class Training:
         position.norms.clear()
         self.progress.epoch_done()
 
-    def _between_steps(self) -> None:
+    def _between_steps(self, save: bool = True) -> None:
         """Whatever is due: a save, an end, a look at the losses (they stay on the device, so that no step waits)."""
         every = self.settings.training.save_every_s
         due = time.monotonic() - self._saved >= (every and max(every, self._save_s / SAVING_SHARE))
-        if self.stop.signal or due:
+        if save and (self.stop.signal or due):
             self._save()
         if self.progress.due():
             self._check_finite()

@@ -17,6 +17,7 @@ from omniad.models.checkpoint import METHODS
 from omniad.models.complexity import complexity
 from omniad.targets import run_folders
 from omniad.training.cost import training_hours
+from omniad.training.schedule import epochs_of
 
 BYTES_PER_WEIGHT = 8  # of a finished run: model.safetensors and its last state
 BYTES_PER_FEATURE = 2  # half precision
@@ -87,7 +88,7 @@ def _planned(run: RunSettings, folders: list[Path], speed: float) -> PlannedRun:
     return PlannedRun(
         run.dataset,
         run.run,
-        run.training.epochs,
+        epochs_of(run),
         images,
         len(folders),
         trained,
@@ -103,8 +104,8 @@ def _share_left(folder: Path) -> float:
         return 0.0
     try:
         progress: dict[str, Any] = json.loads((folder / "state" / "progress.json").read_text(encoding="utf-8"))
-        return 1 - progress["step"] / progress["steps"]
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return 1 - (progress["step"] / progress["steps"] if progress["steps"] else progress["prepared"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 1.0
 
 

@@ -1,8 +1,14 @@
-"""How the learning rate falls."""
+"""How many epochs there are, and how the learning rate falls."""
 
 from __future__ import annotations
 
-from omniad.config import TrainingSettings
+from omniad.config import RunSettings, TrainingSettings
+from omniad.models.checkpoint import METHODS
+
+
+def epochs_of(run: RunSettings) -> int:
+    """Epochs of a run's training; none of a method that is free of training, whatever its settings say."""
+    return 0 if METHODS[run.model.method].training_free else run.training.epochs
 
 
 def rate_factor(epoch: int, settings: TrainingSettings) -> float:

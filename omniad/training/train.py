@@ -24,7 +24,7 @@ from omniad.models import Method, build_model, save_model
 from omniad.models.encoder import load_weights
 from omniad.provenance import commit, hardware, peak_memory_mib, versions, write_provenance
 from omniad.training import TRAINING_VERSION
-from omniad.training.loop import Training
+from omniad.training.loop import HISTORY_COLUMNS, Training
 from omniad.training.signals import stop_signals
 from omniad.training.speed import arithmetic
 from omniad.training.state import StateFolder, fingerprint
@@ -57,8 +57,7 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
         training = Training(model, settings, pack, seed, device, state, stop)
         training.position.wall_s += time.monotonic() - clock
         training.run()
-        history = training.position.history
-        write_csv(out / "history.csv", list(history[0]), history)
+        write_csv(out / "history.csv", HISTORY_COLUMNS, training.position.history)
         save_model(model, settings.model, out / "model.safetensors")
         write_provenance(
             out,
