@@ -16,7 +16,8 @@ SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every"}, "eval
 MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg"]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
-Encoder = Literal[ResNet, EfficientNet]
+EfficientNetLite = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+Encoder = Literal[ResNet, EfficientNet, EfficientNetLite]
 Learnable = Literal["q", "kv", "none", "skip"]
 Branches = Literal["both", "global", "local"]
 Metric = Literal["I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AU-PRO", "mAD"]
@@ -87,7 +88,7 @@ class ModelSettings(Section):
         default="equations", description="the paper's equations, or what the authors' code computes"
     )
     encoder: Encoder = Field(
-        default="resnet34", description="frozen feature extractor (Table VII); some methods need an EfficientNet"
+        default="resnet34", description="frozen feature extractor (Table VII); not every method takes every one"
     )
     encoder_width: int = Field(
         default=64,

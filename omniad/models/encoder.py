@@ -39,9 +39,8 @@ class FrozenEncoder(nn.Module, ABC):
     def maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> feature maps, finest first; with gradients, for the miniatures' pretraining."""
 
-    @staticmethod
     @abstractmethod
-    def own_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def own_entries(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of a published file's entries those that belong to this encoder, under its names."""
 
     @torch.no_grad()
@@ -93,8 +92,7 @@ class Encoder(FrozenEncoder):
             features.append(x)
         return features
 
-    @staticmethod
-    def own_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def own_entries(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All but those of the parts that are cut off: layer4, fc."""
         return {name: value for name, value in entries.items() if not name.startswith(("layer4.", "fc."))}
 
