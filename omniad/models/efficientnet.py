@@ -123,7 +123,7 @@ def stage(config: MBConvConfig, norm: Callable[..., nn.Module]) -> nn.Sequential
 
 
 def same_padding(kernel: int) -> list[int]:
-    """TensorFlow's "same" at stride 2 and even sides: k - 2 columns and rows, the odd one right and below, for `pad`."""
+    """TensorFlow's "same" for `pad`, at stride 2 and even sides: k - 2 columns and rows, the odd one at the end."""
     before = (kernel - 2) // 2
     after = kernel - 2 - before
     return [before, after, before, after]

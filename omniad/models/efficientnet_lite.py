@@ -81,7 +81,7 @@ def make_stages(name: str, width: int) -> list[list[Block]]:
 
 
 class Block(nn.Module):
-    """Inverted bottleneck: 1x1 up, depthwise k x k, 1x1 down without an activation; plus its input where shapes agree."""
+    """Inverted bottleneck: 1x1 up, depthwise k x k, linear 1x1 down; its input is added where shapes agree."""
 
     def __init__(self, inputs: int, out: int, kernel: int, stride: int, expansion: int):
         super().__init__()
