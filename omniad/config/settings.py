@@ -30,10 +30,14 @@ def _square(tokens: int) -> int:
     return tokens
 
 
-def _four(depths: list) -> list:
-    if len(depths) != 4:
+def _four(values: list) -> list:
+    if len(values) != 4:
         raise ValueError("must be four numbers, one a stage of the decoder")
-    return depths
+    return values
+
+
+def _four_or_none(values: list) -> list:
+    return _four(values) if values else values
 
 
 def _unique(values: list) -> list:
@@ -107,6 +111,15 @@ class ModelSettings(Section):
     branches: Branches = Field(default="both", description="both, or the global or the local branch alone (Table V)")
     depths: Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_four)] = Field(
         default=[3, 9, 9, 7], description="Omni-blocks in each of the decoder's four stages, coarsest first"
+    )
+    widths: Annotated[list[Annotated[int, Field(ge=8)]], AfterValidator(_four_or_none)] = Field(
+        default=[],
+        description="channels of the decoder's four stages, coarsest first; empty: 8C, 4C, 2C, C, with the encoder's C "
+        "at 1/4 of the image's side",
+    )
+    standardise: bool = Field(
+        default=False,
+        description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
     )
     jitter: float = Field(
         default=20.0, ge=0, description="scale of the noise on the neck's output in training; 0 is off"

@@ -35,6 +35,9 @@ class FrozenEncoder(nn.Module, ABC):
     channels: list[int]
     """Of the feature maps, finest first."""
 
+    expansion = 1
+    """Channels that leave a block for each inside it: 4 in ResNets of bottlenecks."""
+
     @abstractmethod
     def maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> feature maps, finest first; with gradients, for the miniatures' pretraining."""
@@ -70,6 +73,7 @@ class Encoder(FrozenEncoder):
         """
         super().__init__()
         block, depths, width_per_group = ARCHITECTURES[known(name, ARCHITECTURES, "model.encoder of this method")]
+        self.expansion = block.expansion
         self.channels = [width * 2**k * block.expansion for k in range(3)]
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

@@ -16,7 +16,8 @@ from omniad.models.encoder import FrozenEncoder
 class AllFeatures(Protocol):
     """What `encode` gives for every training image, batch by batch in the index's order; each `iter` starts again."""
 
-    images: int
+    @property
+    def images(self) -> int: ...
 
     def __iter__(self) -> Iterator[list[Tensor]]: ...
 
