@@ -9,9 +9,9 @@ from PIL import Image
 
 from omniad.config import SourceSettings
 from omniad.data.index import read_index, write_index
-from omniad.data.miniature import photographs, scenes, write_miniature, writers
-from omniad.data.miniature.collages import collages, materials
 from omniad.errors import UserError
+from omniad.miniature import photographs, scenes, write_miniature, writers
+from omniad.miniature.collages import collages, materials
 
 ALL = [(layout, name, spec) for layout, specs in scenes.CLASSES.items() for name, spec in specs.items()]
 KINDS = [(layout, name, spec, defect) for layout, name, spec in ALL for defect in spec.defects]
@@ -57,7 +57,7 @@ def test_another_seed_gives_other_images(folder):
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no layout 'coco'; there is: mvtec, visa, realiad"):
+    with pytest.raises(UserError, match="unknown layout 'coco'; choose from: mvtec, visa, realiad"):
         write_miniature("coco", tmp_path)
 
 

@@ -9,10 +9,9 @@ import torch
 
 from omniad.config import ModelSettings, RunSettings, TrainingSettings, known
 from omniad.models import build_model
-from omniad.models.checkpoint import METHODS
+from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import complexity, complexity_by_part
 from omniad.training.loop import train_step
-from omniad.training.schedule import epochs_of
 
 # Peak of single precision outside tensor cores, operations a second, as the makers' data sheets print it.
 CARDS = {
@@ -71,13 +70,6 @@ def measured_speed(device: torch.device, steps: int = 3) -> float:
     parts = complexity_by_part(ModelSettings())
     work = 3 * (parts["neck"][1] + parts["decoder"][1]) * training.batch_size
     return work / min(seconds)
-
-
-def rough_time(hours: float) -> str:
-    """A time as a person says it."""
-    if hours < 1:
-        return f"{max(1, round(60 * hours))} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.0f} days"
 
 
 def cpu_hours(run: RunSettings, images: int) -> float:

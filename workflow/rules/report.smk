@@ -1,6 +1,7 @@
 # Complexity, tables, figures and the report. Nothing here trains.
 import omniad
 from omniad.config import CONFIG_FOLDER
+from omniad.runs.finished import evaluated_folders
 
 
 localrules:
@@ -9,19 +10,19 @@ localrules:
 
 
 def shown_runs(wildcards):
-    """The evaluations that the targets a person typed need; other finished runs are shown as they are."""
-    return sorted({file for target in workflow.dag_settings.targets or ["all"] for file in evaluations(str(target))})
+    """The evaluations that the typed targets need; other finished runs are shown as they are."""
+    return sorted({file for target in typed_targets() for file in evaluations(target)})
 
 
 def found_runs(wildcards):
-    """The other runs that are there. Their dates are a parameter, not an input: the report must not train them again."""
+    """The other finished runs. Their dates are a parameter, not an input: the report must not retrain them."""
     shown = set(shown_runs(wildcards))
-    found = Path(RESULTS).glob("runs/*/*/seed*/metrics.csv")
+    found = [folder / files.METRICS for folder in evaluated_folders(RESULTS)]
     return sorted((str(file), file.stat().st_mtime_ns) for file in found if str(file) not in shown)
 
 
 def reporting_digest():
-    """Of the reporting code and of what the paper prints: an edit there makes the report anew, and only the report."""
+    """Digest of the reporting code and the printed numbers: an edit there remakes the report, and only the report."""
     folders = [Path(omniad.__file__).parent / "reporting", CONFIG_FOLDER / "paper"]
     endings = (".py", ".j2", ".css", ".js", ".csv", ".yaml")
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in endings)
@@ -33,7 +34,7 @@ rule complexity:
         rows=f"{RESULTS}/complexity.csv",
         resolutions=f"{RESULTS}/resolution.csv",
     params:
-        models=digest(to_yaml(load_settings())),  # the full-size models, whatever an overlay shrinks
+        models=digest(snapshot_text(load_settings())),  # the full-size models, whatever an overlay shrinks
     shell:
         "{OMNIAD} complexity --out {output.rows} --resolutions {output.resolutions}"
 
@@ -60,7 +61,7 @@ rule report:
             caption="../report/figures.rst",
         ),
     params:
-        settings=digest(to_yaml(settings)),
+        settings=digest(snapshot_text(settings)),
         others=found_runs,
         code=reporting_digest(),
     shell:

@@ -2,8 +2,7 @@
 
 Source: He et al., "MambaAD: Exploring State Space Models for Multi-class Unsupervised Anomaly Detection", NeurIPS 2024.
 
-Deviations: the scan is plain PyTorch (`selective_scan.py`), or the mamba-ssm kernel where that is installed, which was
-never tried here. Grids whose sides are no powers of two are scanned in the order of the next larger curve. Encoder
+Deviations: grids whose sides are no powers of two are scanned in the order of the next larger curve. Encoder
 weights are torchvision's. That the InstanceNorms and the HSS blocks' two linear layers have weights and biases is a fit
 to the published number of parameters, not documented.
 """
@@ -11,6 +10,7 @@ to the published number of parameters, not documented.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -22,7 +22,7 @@ from omniad.config import ModelSettings, TrainingSettings
 from omniad.models.anomaly_map import cosine_maps
 from omniad.models.any_encoder import make_encoder
 from omniad.models.baselines.hilbert import hilbert_order
-from omniad.models.baselines.selective_scan import selective_scan
+from omniad.models.baselines.selective_scan import scan_in_orders
 from omniad.models.decoder import PatchExpand, restoration, stage_widths
 from omniad.models.method import Method
 from omniad.models.neck import Neck
@@ -147,20 +147,34 @@ class HSSBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, h, w, D)."""
         inner, gate = self.inputs(self.norm(x)).chunk(2, dim=-1)  # (B, h, w, 2D) each
-        inner = F.silu(self.conv(inner.permute(0, 3, 1, 2)))  # (B, 2D, h, w)
-        scanned = self.out_norm(self._scan(inner).permute(0, 2, 3, 1))
+        inner = F.silu(self.conv(inner.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        scanned = self.out_norm(self._scan(inner))
         return x + self.drop_path(self.output(scanned * F.silu(gate)))
 
     def _scan(self, x: Tensor) -> Tensor:
-        """The sum of the scans in all directions, (B, D, h, w) -> (B, D, h, w)."""
-        orders = scan_orders(x.shape[2], x.shape[3]).to(x.device)  # (K, L)
-        u = x.flatten(2)[..., orders].transpose(1, 2)  # (B, K, D, L)
-        projected = torch.matmul(self.parameters_of_steps, u)
-        step, b, c = projected.split([self.rank, STATES, STATES], dim=2)
-        delta = torch.matmul(self.step_weight, step) + self.step_bias[..., None]
-        y = selective_scan(u, delta, -self.log_decay.exp(), b, c, self.skip)  # (B, K, D, L)
-        back = torch.argsort(orders, dim=1)[None, :, None].expand_as(y)
-        return y.gather(3, back).sum(dim=1).view_as(x)
+        """The sum of the scans in all directions, (B, h, w, D) -> (B, h, w, D).
+
+        Steps, B and C belong to a position, whatever the order: they are computed before anything is put in order.
+        """
+        tokens = x.flatten(1, 2)  # (B, L, D)
+        projected = F.linear(tokens, self.parameters_of_steps.flatten(0, 1)).unflatten(2, (DIRECTIONS, -1))
+        step, bc = projected.split([self.rank, 2 * STATES], dim=3)  # (B, L, K, .)
+        delta = torch.matmul(step.permute(2, 0, 1, 3).flatten(1, 2), self.step_weight.transpose(1, 2))
+        delta = delta.unflatten(1, tokens.shape[:2])  # (K, B, L, D)
+        orders = _orders_on(x.device, x.shape[1], x.shape[2])
+        y = scan_in_orders(tokens, delta, self.step_bias, -self.log_decay.exp(), bc, orders)
+        return (y + self.skip.sum(0) * tokens).view_as(x)
+
+
+def _orders_on(device: torch.device, height: int, width: int) -> Tensor:
+    """`scan_orders` on a device; a GPU's are kept there, because a step that copied them would wait for the copy."""
+    return _orders_on_gpu(device, height, width) if device.type == "cuda" else scan_orders(height, width).to(device)
+
+
+@lru_cache(maxsize=16)
+def _orders_on_gpu(device: torch.device, height: int, width: int) -> Tensor:
+    with torch.inference_mode(False):  # training may come after an evaluation
+        return scan_orders(height, width).to(device)
 
 
 def scan_orders(height: int, width: int) -> Tensor:
