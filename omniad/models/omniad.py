@@ -36,6 +36,7 @@ class OmniAD(Method):
         # Inner width 128 for basic ResNets and 2048 for bottleneck ones (see Neck).
         self.neck = Neck(self.encoder.channels, inner=2 * c3 // 4 * expansion)
         self.decoder = Decoder([2 * c3, c3, c2, c1], settings, self.generator)
+        self.same_every_step = not self.draws
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images (B, 3, H, W) -> features, reconstructions.

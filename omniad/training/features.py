@@ -53,9 +53,10 @@ class TrainingFeatures:
         order = self._order(seed, epoch)
         batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
         if self._on_gpu is not None:
-            for members in batches[first_step:]:
-                picked = torch.from_numpy(members).to(self.device)
-                yield [level[picked].float() for level in self._on_gpu]
+            picked = torch.from_numpy(order).to(self.device)  # once an epoch: a copy a step would wait for the step
+            for step in range(first_step, self.steps_per_epoch):
+                members = picked[step * self.batch_size :][: self.batch_size]
+                yield [level[members].float() for level in self._on_gpu]
             return
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = None
