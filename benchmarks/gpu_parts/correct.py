@@ -16,8 +16,7 @@ from omniad.evaluation.batches import Batches
 from omniad.evaluation.evaluate import compute_maps
 from omniad.models import Method
 from omniad.training.cuda_graph import GraphedStep
-from omniad.training.loop import train_step
-from omniad.training.speed import arithmetic
+from omniad.training.loop import arithmetic, train_step
 
 from .bench import Bench, Row, distance, feature_batches
 

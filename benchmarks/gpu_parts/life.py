@@ -17,8 +17,8 @@ import omniad.training.features
 import omniad.training.loop
 from omniad.config import RunSettings
 from omniad.data.packs import open_pack
+from omniad.detector.export import export
 from omniad.energy import EnergyMeter
-from omniad.own_images.export import export
 from omniad.training.features import TrainingFeatures
 from omniad.training.train import train
 

@@ -14,7 +14,7 @@ from omniad.data.counts import read_counts
 from omniad.data.packs import open_pack
 from omniad.evaluation.batches import Batches
 from omniad.evaluation.evaluate import compute_maps, evaluate
-from omniad.evaluation.metrics import evaluate_class
+from omniad.metrics import evaluate_class
 from omniad.models import save_model
 
 from .bench import Bench, Row, write_random_pack
@@ -52,8 +52,8 @@ def evaluation(bench: Bench) -> Iterator[Row]:
 
 def prediction(bench: Bench) -> Iterator[Row]:
     """JPEGs of 1024x1024 pixels to scores, and to maps and overlays too; then from pixels in memory."""
-    from omniad.own_images.detector import Detector
-    from omniad.own_images.predict import predict
+    from omniad.detector.detector import Detector
+    from omniad.detector.predict import predict
 
     run_dir = write_run(bench, bench.run("default"))
     files = _write_images(bench.folder / "images", 4 if bench.dry else 256, 256 if bench.dry else 1024)
