@@ -112,11 +112,13 @@ def distance(found: list[Tensor], expected: list[Tensor]) -> float:
     return (error / max(sum(float(b.square().sum()) for b in doubles[1]), 1e-300)) ** 0.5
 
 
-def feature_batches(bench: Bench, model: Method, batch: int, count: int = 4) -> Iterator[list[Tensor]]:
+def feature_batches(
+    bench: Bench, model: Method, batch: int, count: int = 4, layout: torch.memory_format = torch.contiguous_format
+) -> Iterator[list[Tensor]]:
     """Batches of what the encoder gives for random images, over and over; as training reads them from its cache."""
     kept = []
     for _ in range(count):
-        features = model.encode(bench.images(batch))
+        features = [level.contiguous(memory_format=layout) for level in model.encode(bench.images(batch))]
         kept.append([level.half() for level in features] if model.caches_features else features)
     while True:
         for levels in kept:

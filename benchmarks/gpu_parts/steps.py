@@ -98,10 +98,18 @@ def measured(
         decile = statistics.quantiles(times, n=10) if len(times) > 9 else [min(times)] * 9
         row |= {"median ms": round(statistics.median(times), 3), "10 % ms": round(decile[0], 3)}
         row |= {"90 % ms": round(decile[8], 3), "peak MiB": peak, "first steps s": round(prepared, 1)}
-        row["note"] = no_graph()
+        row["note"] = "; ".join(filter(None, (no_graph(), _compiled() if compiled else "")))
     except Exception as error:  # a variant that fails costs only itself
         row["note"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     yield row
+
+
+def _compiled() -> str:
+    """How much the compiler took over; it leaves in silence what it can't."""
+    from torch._dynamo.utils import counters
+
+    frames, breaks = counters["frames"], sum(counters["graph_break"].values())
+    return f"{frames['ok']} of {frames['total']} frames compiled, {breaks} graph breaks"
 
 
 def engine_step(
@@ -116,15 +124,13 @@ def engine_step(
             block.compile(backend="eager", dynamic=False)
     elif compiled:
         compile_blocks(model, bench.device)
-    batches = feature_batches(bench, model, training.batch_size)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    batches = feature_batches(bench, model, training.batch_size, layout=layout)
 
     def plain(batch: list[Tensor], progress: float) -> tuple[Tensor, Tensor]:
-        if channels_last:
-            batch = [level.contiguous(memory_format=torch.channels_last) for level in batch]
         return train_step(model, batch, optimizers, training, progress)
 
-    if channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recorded = graph and bench.device.type == "cuda" and model.same_every_step
     work = GraphedStep(model, plain, optimizers) if recorded else plain
 
