@@ -12,11 +12,11 @@ from training_runs import CPU, changed, tiles_run
 
 from omniad.config import ModelSettings, TrainingSettings
 from omniad.data.packs import normalise, open_pack
+from omniad.detector.export import export
 from omniad.errors import UserError
 from omniad.models import build_model, load_model
 from omniad.models.checkpoint import METHODS
 from omniad.models.decoder import PatchExpand
-from omniad.detector.export import export
 from omniad.training.train import train
 
 LITE = {"encoder": "efficientnet_lite0", "encoder_width": 16}  # maps of 8, 16 and 32 channels at 1/4, 1/8, 1/16

@@ -45,6 +45,9 @@ class Method(nn.Module, ABC):
     training_free = False
     """Whether `prepare` is the whole training (see `TrainingFree`)."""
 
+    same_every_step = True
+    """Whether a training step does the same operations every time, all of them on the device (see cuda_graph.py)."""
+
     encoder: FrozenEncoder
     """Its weights come from a file (`load_weights`); all others are drawn."""
 
@@ -106,6 +109,9 @@ class Method(nn.Module, ABC):
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return [torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)]
+
+    def prepare_step(self, device: torch.device) -> None:
+        """What the CPU does before a recorded step is replayed; nothing by default."""
 
     def blocks(self) -> Iterable[nn.Module]:
         """Repeated parts that `training.compile` compiles one by one; none by default."""

@@ -57,9 +57,10 @@ class TrainingFeatures:
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[list[Tensor]]:
         """Yield the features of given positions among the training images, a batch each."""
         if self._on_gpu is not None:
-            for members in batches:
-                picked = torch.from_numpy(members).to(self.device)
-                yield [level[picked].float() for level in self._on_gpu]
+            # Copied once, not once a step, which would wait for the step before it.
+            positions = torch.from_numpy(np.concatenate(batches or [np.empty(0, np.int64)])).to(self.device)
+            for members in positions.split([len(batch) for batch in batches]):
+                yield [level[members].float() for level in self._on_gpu]
             return
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = None
