@@ -1,8 +1,7 @@
-"""What a run's jobs ask of a cluster, from the run's plan: minutes and memory.
+"""The time and memory that a run's jobs request from a cluster.
 
-Generous, because nobody gains by a job that is cut off, and rough, because no card is known here: the figures below
-are budgets, not measurements. A training that runs out of its time goes on from its state in the next attempt, which
-gets more.
+The figures are generous budgets, not measurements: the card is unknown here, and a job that is cut off helps nobody. A
+training that runs out of time resumes in its next attempt, which gets more.
 """
 
 from __future__ import annotations

@@ -103,9 +103,9 @@ def test_download_and_disk(settings, tmp_path):
 
 
 def test_typos_name_what_there_is(settings):
-    with pytest.raises(UserError, match="there is no 'table9'"):
+    with pytest.raises(UserError, match="unknown 'table9'"):
         plan_target(settings, "table9", SPEED)
-    with pytest.raises(UserError, match="there is no 'A1000'; there is: T4"):
+    with pytest.raises(UserError, match="unknown 'A1000'; choose from: T4"):
         card_speed("A1000")
     assert card_speed("A100") == ASSUMED_SHARE * 19.5e12 / 2
 
