@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,13 +13,17 @@ from torch import Tensor
 from omniad.data.packs import Pack, normalise
 from omniad.errors import UserError
 from omniad.models import Method
+from omniad.parallel import in_order, usable_cores
 from omniad.training.cache import cached_features
 
 GPU_SHARE = 0.4  # of the GPU's free memory that features may take; the rest is the training's
+READERS = 4  # threads that read, and draw, batches ahead
+
+Draw = Callable[[Tensor, torch.Generator], list[Tensor]]
 
 
 class TrainingFeatures:
-    """Encoder features of the normal training images of a pack, batch by batch, read one batch ahead.
+    """Encoder features of the normal training images of a pack, batch by batch, read some batches ahead.
 
     Features that are constants of their image are rounded to half precision, whether they are kept (see cache.py) or
     computed anew, so that room on the disk does not change a result.
@@ -26,13 +31,22 @@ class TrainingFeatures:
     Args:
         model: its encoder computes the features, on the model's device.
         cache_gib: largest size of the cache, GiB; above it features are computed anew for every batch.
+        draw: what is drawn for a batch's images, where features are not cached (`Method.draw`).
 
     Raises:
         UserError: the pack has fewer training images than a batch.
     """
 
-    def __init__(self, model: Method, pack: Pack, batch_size: int, cache_gib: float, device: torch.device) -> None:
-        self.model, self.pack, self.batch_size, self.device = model, pack, batch_size, device
+    def __init__(
+        self,
+        model: Method,
+        pack: Pack,
+        batch_size: int,
+        cache_gib: float,
+        device: torch.device,
+        draw: Draw = lambda images, generator: [],
+    ) -> None:
+        self.model, self.pack, self.batch_size, self.device, self.draw = model, pack, batch_size, device, draw
         self.rows = np.flatnonzero(pack.index["split"] == "train")
         if len(self.rows) < batch_size:
             raise UserError(
@@ -57,15 +71,12 @@ class TrainingFeatures:
                 picked = torch.from_numpy(members).to(self.device)
                 yield [level[picked].float() for level in self._on_gpu]
             return
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = None
-            for members in batches[first_step:]:
-                following = reader.submit(self._read, members)
-                if ahead is not None:
-                    yield self._finish(ahead.result())
-                ahead = following
-            if ahead is not None:
-                yield self._finish(ahead.result())
+        threads = min(READERS, usable_cores())
+        with ThreadPoolExecutor(threads) as readers:
+            steps = range(first_step, self.steps_per_epoch)
+            read = functools.partial(self._read, seed, epoch, order)
+            for tensors in in_order(readers, read, steps, ahead=threads + 1):
+                yield self._finish(tensors)
 
     def images(self, seed: int, epoch: int, step: int) -> list[str]:
         """The files of one batch, as the index names them."""
@@ -75,10 +86,12 @@ class TrainingFeatures:
     def _order(self, seed: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(self.rows))
 
-    def _read(self, members: np.ndarray) -> list[Tensor]:
-        """From disk, in another thread: cached features in half precision, else the normalised images."""
+    def _read(self, seed: int, epoch: int, order: np.ndarray, step: int) -> list[Tensor]:
+        """In another thread: cached features in half precision, else the normalised images and what is drawn."""
+        members = order[step * self.batch_size :][: self.batch_size]
         if self._cache is None:
-            tensors = [normalise(self.pack.images[self.rows[members]])]
+            images = normalise(self.pack.images[self.rows[members]])
+            tensors = [images, *self.draw(images, step_generator(seed, epoch, step))]
         else:
             tensors = [torch.from_numpy(level[members]) for level in self._cache]
         return [tensor.pin_memory() for tensor in tensors] if self.device.type == "cuda" else tensors
@@ -88,8 +101,9 @@ class TrainingFeatures:
         tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
         if self._cache is not None:
             return [level.float() for level in tensors]
-        features = self.model.encode(tensors[0])
-        return [level.half().float() for level in features] if self.model.caches_features else features
+        images, *drawn = tensors
+        features = self.model.encode(images)
+        return [*([level.half().float() for level in features] if self.model.caches_features else features), *drawn]
 
     def _encode_half(self, members: np.ndarray) -> list[Tensor]:
         images = normalise(self.pack.images[self.rows[members]]).to(self.device)
@@ -106,3 +120,9 @@ class TrainingFeatures:
             for start in range(0, len(level), 1024):
                 target[start : start + 1024] = torch.from_numpy(level[start : start + 1024].copy())
         return on_gpu
+
+
+def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    """A generator of one step's own: what it draws depends on nothing else."""
+    [word] = np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)
+    return torch.Generator("cpu").manual_seed(int(word))
