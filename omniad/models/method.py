@@ -83,9 +83,17 @@ class Method(nn.Module, ABC):
         """
         return ()
 
+    def draw(self, training: TrainingSettings, images: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """What a training step draws for its normalised images (B, 3, H, W), on the CPU; nothing by default.
+
+        It follows in the batch on what `encode` gives. Other threads call it ahead of the step, with a generator of
+        that step's own, so that neither their number nor a resume changes what is drawn.
+        """
+        return []
+
     @abstractmethod
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float) -> Tensor:
-        """The loss of one training step, a scalar, on a batch of what `encode` gave.
+        """The loss of one training step, a scalar, on a batch of what `encode` and then `draw` gave.
 
         `progress` is the share of all steps that are done, in [0, 1): for methods that train in phases.
         """

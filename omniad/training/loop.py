@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -48,7 +49,10 @@ class Training:
         self.optimizers = model.make_optimizers(settings.training)
         self.first_rates = [group["lr"] for group in self._groups()]
         self.position = self._resume()
-        self.features = TrainingFeatures(model, pack, settings.training.batch_size, settings.training.cache_gib, device)
+        self.features = TrainingFeatures(
+            *(model, pack, settings.training.batch_size, settings.training.cache_gib, device),
+            draw=functools.partial(model.draw, settings.training),
+        )
         self.steps_per_epoch = self.features.steps_per_epoch
         if settings.training.compile:
             compile_blocks(model, device)
