@@ -45,7 +45,7 @@ def test_destseg_waits_for_its_textures_and_its_variant_does_not(clone):
     output = snakemake(clone, "table1_baselines", "-n", "--config", "seeds=[0]", "datasets=[mvtec]")
     assert (jobs(output)["fetch"], jobs(output)["extract"]) == (2, 2)  # MVTec-AD, DTD
     assert "data/prepared/dtd/extracted.json" in output
-    assert "fetch" not in jobs(snakemake(clone, "table1_baselines", "-n", *DEMO))
+    assert "fetch" not in jobs(snakemake(clone, "table1_baselines", "-n", *DEMO[:2]))
 
 
 def test_seeds_and_data_sets_can_be_chosen(clone):

@@ -37,6 +37,7 @@ from omniad.evaluation.metrics import evaluate_class
 from omniad.files import atomic_write
 from omniad.models import Method, load_model
 from omniad.models.anomaly_map import smooth
+from omniad.models.precision import arithmetic
 from omniad.provenance import hardware, peak_memory_mib, write_provenance
 
 DRAWS = 5  # of the `released` reading's random projection
@@ -139,7 +140,8 @@ def compute_maps(
         maps[rows] = batch_maps.cpu().numpy()
         scores[rows] = model.image_scores(batch_maps).cpu().numpy()
 
-    batches.run(len(members), compute)
+    with arithmetic("fp32", batches.device):
+        batches.run(len(members), compute)
     return maps, scores
 
 

@@ -15,11 +15,12 @@ from omniad.energy import EnergyMeter
 from omniad.errors import UserError
 from omniad.files import write_csv
 from omniad.models import Method
+from omniad.models.precision import arithmetic
 from omniad.training.features import TrainingFeatures
 from omniad.training.progress import Progress, now
 from omniad.training.schedule import rate_factor
 from omniad.training.signals import Stop
-from omniad.training.speed import arithmetic, compile_blocks
+from omniad.training.speed import compile_blocks
 from omniad.training.state import Position, StateFolder, capture, restore
 
 SAVING_SHARE = 0.02  # a save that takes long is repeated less often, so that all take no more than this of the time

@@ -22,11 +22,11 @@ from omniad.errors import UserError
 from omniad.files import atomic_write, sha256_file, write_csv
 from omniad.models import Method, build_model, save_model
 from omniad.models.encoder import load_weights
+from omniad.models.precision import arithmetic
 from omniad.provenance import commit, hardware, peak_memory_mib, versions, write_provenance
 from omniad.training import TRAINING_VERSION
 from omniad.training.loop import Training
 from omniad.training.signals import stop_signals
-from omniad.training.speed import arithmetic
 from omniad.training.state import StateFolder, fingerprint
 
 
