@@ -203,7 +203,7 @@ class LiteralDecoder(nn.Module):
         self.expands = nn.ModuleList(nn.Linear(2 * d, 4 * d, bias=False) for d in widths[1:])
         self.norms = nn.ModuleList(nn.LayerNorm(d) for d in widths[1:])
         sizes = [3 if depth % 3 == 0 else 2 for depth in depths]
-        self.stages = nn.ModuleList(
+        self.stages: Any = nn.ModuleList(
             nn.ModuleList(LiteralLSS(d, size) for _ in range(depth // size))
             for d, depth, size in zip(widths, depths, sizes, strict=True)
         )
@@ -275,7 +275,8 @@ def test_a_step_is_the_authors():
     parameters = [*neck.parameters(), *literal.parameters()]
     flat, deep = ([p for p in parameters if (p.ndim == 1) == one] for one in (True, False))
     optimizer = torch.optim.AdamW([{"params": flat, "weight_decay": 0.0}, {"params": deep}], 0.005, weight_decay=1e-4)
-    sum(5 * ((a - b) ** 2).mean() for a, b in zip(features, literal(neck(features)), strict=True)).backward()
+    loss: Any = sum(5 * ((a - b) ** 2).mean() for a, b in zip(features, literal(neck(features)), strict=True))
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 5.0)
     optimizer.step()
     for found, expected in literal.pairs(model.decoder):

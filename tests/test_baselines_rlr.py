@@ -75,12 +75,12 @@ class Literal(nn.Module):
             x = self.norms[2 * k + 1](x + self.linears[2 * k + 1](hidden))
         return self.projection(self.norms[8](x))
 
-    def pairs(self, level: ReferenceTransformer) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def pairs(self, level: Any) -> list[tuple[Any, Any]]:
         """Its parameters, each beside the level's, in the same shape."""
-        found = [(self.reference, level.reference.flatten(2).transpose(1, 2))]
+        found: list[tuple[Any, Any]] = [(self.reference, level.reference.flatten(2).transpose(1, 2))]
         for conv, linear in ((self.embedding, level.embed), (self.reference_embedding, level.embed_reference)):
             found += [(conv.weight[..., 0], linear.weight), (conv.bias, linear.bias)]
-        same = [(self.projection, level.restore), (self.norms[8], level.norm)]
+        same: list[tuple[Any, Any]] = [(self.projection, level.restore), (self.norms[8], level.norm)]
         for k, layer in enumerate(level.layers):
             for theirs, mine in ((self.attentions[2 * k], layer.cross), (self.attentions[2 * k + 1], layer.self)):
                 found += [(theirs.in_proj_weight, mine.inputs), (theirs.in_proj_bias, mine.input_bias)]

@@ -51,10 +51,10 @@ class Literal(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.attentions = nn.ModuleList(nn.MultiheadAttention(256, 8, dropout=0.1) for _ in range(4 + 8))
+        self.attentions: Any = nn.ModuleList(nn.MultiheadAttention(256, 8, dropout=0.1) for _ in range(4 + 8))
         self.linears = nn.ModuleList(nn.Linear(*pair) for _ in range(8) for pair in [(256, 1024), (1024, 256)])
         self.norms = nn.ModuleList(nn.LayerNorm(256) for _ in range(4 * 2 + 4 * 3 + 1))
-        self.queries = nn.ModuleList(nn.Embedding(256, 256) for _ in range(4))
+        self.queries: Any = nn.ModuleList(nn.Embedding(256, 256) for _ in range(4))
         self.rows, self.columns = nn.Embedding(16, 128), nn.Embedding(16, 128)
         self.input, self.output = nn.Linear(channels, 256), nn.Linear(256, channels)
         self.mask = torch.zeros(16, 16, 16, 16, dtype=torch.double)
@@ -86,11 +86,11 @@ class Literal(nn.Module):
             x = next(norms)(y + feed_forward(y))
         return self.output(next(norms)(x)).permute(1, 2, 0).view_as(features)
 
-    def pairs(self, model: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def pairs(self, model: Any) -> list[tuple[Any, Any]]:
         """Its parameters, each beside the model's."""
-        found = [(self.rows.weight, model.rows), (self.columns.weight, model.columns)]
+        found: list[tuple[Any, Any]] = [(self.rows.weight, model.rows), (self.columns.weight, model.columns)]
         found += [(q.weight, layer.queries) for q, layer in zip(self.queries, model.decoder_layers, strict=True)]
-        same = [(self.input, model.embed), (self.output, model.restore)]
+        same: list[tuple[Any, Any]] = [(self.input, model.embed), (self.output, model.restore)]
         attentions = [layer.attention for layer in model.encoder_layers]
         attentions += [part for layer in model.decoder_layers for part in (layer.first, layer.second)]
         for theirs, mine in zip(self.attentions, attentions, strict=True):
@@ -142,9 +142,10 @@ def test_a_step_is_the_reruns():
     groups = [{"params": flat, "weight_decay": 0.0}, {"params": deep, "weight_decay": 1e-4}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4)
     nn.functional.mse_loss(literal(features), features).backward()
-    total = math.sqrt(sum(float((p.grad**2).sum()) for p in literal.parameters() if p.grad is not None))
-    for p in literal.parameters():
-        p.grad = p.grad * 5 / total
+    gradients: Any = [p.grad for p in literal.parameters()]
+    total = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients))
+    for gradient in gradients:
+        gradient *= 5 / total
     optimizer.step()
     for found, expected in literal.pairs(model):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)

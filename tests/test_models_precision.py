@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from own_image_runs import make_run, write_images
+from detector_runs import make_run, write_images
 from training_runs import CPU, changed, tiles_run
 
+from omniad.detector import export as exporting
+from omniad.detector.detector import Detector
 from omniad.evaluation.evaluate import evaluate
 from omniad.models.encoder import FrozenEncoder
 from omniad.models.precision import arithmetic
-from omniad.own_images import export as exporting
-from omniad.own_images.detector import Detector
 from omniad.training.train import train
 
 FLAGS: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn

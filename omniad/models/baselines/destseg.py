@@ -13,6 +13,7 @@ batch: another method, which a run's note must say.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +132,7 @@ class Student(nn.Module):
         initialise_convolutions(self)
         for block in self.down.modules():  # begin as their shortcuts alone: how timm makes the authors' encoder
             if isinstance(block, BasicBlock):
-                nn.init.zeros_(block.bn2.weight)
+                nn.init.zeros_(cast(nn.BatchNorm2d, block.bn2).weight)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> maps at 1/4, 1/8, 1/16."""
