@@ -36,5 +36,10 @@ def shown(value: Any) -> str:
     try:
         text = short.repr(value)
     except ValueError:  # a whole number of more digits than Python writes
-        text = f"a {type(value).__name__} of thousands of digits"
+        text = "a number of thousands of digits"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """A text of at most LONGEST characters."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."

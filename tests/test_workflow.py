@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +19,10 @@ def snakemake(folder: Path, *arguments: str, expect: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    return copy_project(tmp_path_factory.mktemp("clone"))
+    """In a folder, and with an environment there, whose names a shell takes apart unless they are quoted."""
+    folder = copy_project(tmp_path_factory.mktemp("clone") / 'it\'s a "tést" & $HOME')
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
 
 
 @pytest.fixture(scope="module")

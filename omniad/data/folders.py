@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections import Counter, defaultdict
@@ -179,6 +180,17 @@ def _walk(folder: Path, left_out: LeftOut, seen: set[tuple[int, int]]) -> Iterat
 def holds_images(folder: Path) -> bool:
     """Whether there is an image at any depth."""
     return next(_walk(folder, LeftOut(), set()), None) is not None
+
+
+def folder_state(folder: Path) -> str:
+    """A short hash of the names, sizes and times of a folder's images; "" without such a folder."""
+    if not folder.is_dir():
+        return ""
+    hashed = hashlib.sha256()
+    for image in images_in(folder, LeftOut()):
+        status = image.stat()
+        hashed.update(f"{image}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
+    return hashed.hexdigest()[:12]
 
 
 def note_deeper(folders: list[Path], left_out: LeftOut, reason: str = DEEPER) -> None:

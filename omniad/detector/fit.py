@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from omniad.config import RunSettings, Settings, SourceSettings, load_settings
+from omniad.config import RunSettings, Settings, SourceSettings, TrainingSettings, load_settings, validate
 from omniad.data.download import unreachable
 from omniad.data.fetch import fetch
 from omniad.data.folders import LeftOut
@@ -149,7 +149,8 @@ def _prepare(run: RunSettings, epochs: int | None) -> tuple[RunSettings, Pack]:
     except UserError:  # none yet, or of other images
         write_pack(run.source, index_csv, run.pack_folder, run.data.image_size)
         pack = open_pack(run.pack_folder)
-    return run.model_copy(update={"training": run.training.model_copy(update=training)}), pack
+    checked = validate(TrainingSettings, run.training.model_dump() | training, "omniad fit", ("training",))
+    return run.model_copy(update={"training": checked}), pack
 
 
 def default_epochs(steps_per_epoch: int) -> int:
