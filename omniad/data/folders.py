@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omniad.names import CONTROL
-from omniad.wording import count
 
 # The endings that count as an image's, everywhere. Case does not matter.
 SUFFIXES = (
@@ -78,9 +77,9 @@ class LeftOut:
             self.examples[reason] = (self.examples[reason] + examples)[:SHOWN]
 
     def __str__(self) -> str:
-        """ "2 of another ending (a.txt, b.xcf), 1 hidden or foreign (.git)"; "" when nothing was."""
-        return ", ".join(
-            f"{count(number, 'entry', 'entries')} {reason} ({', '.join(self.examples[reason])}"
+        """ "of another ending: 2 (a.txt, b.xcf); a FIFO: 1 (c.png)"; "" when nothing was."""
+        return "; ".join(
+            f"{reason}: {number:,} ({', '.join(self.examples[reason])}"
             + (", ...)" if number > len(self.examples[reason]) else ")")
             for reason, number in sorted(self.reasons.items())
         )
