@@ -13,7 +13,7 @@ from omniad.wording import cut, shown
 
 S = TypeVar("S", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
-MOST_PROBLEMS = 20  # told in one message
+MOST_PROBLEMS = 10  # told in one message
 Where = str | Callable[[KeyPath], str]  # a file, or a function that tells which file a key is in
 
 
