@@ -4,7 +4,7 @@ import contextlib
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omniad.config import load_settings, read_yaml
@@ -106,6 +106,7 @@ def test_any_text_is_read_as_yaml_does_or_refused(text):
         parse_yaml(text)
 
 
+@settings(max_examples=50)
 @given(st.recursive(st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_a_value_in_a_message_is_short(value):
     assert len(shown(value)) <= 80
