@@ -63,7 +63,9 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument(
         "--quantile", type=float, default=0.99, help="share of held-out good images that score below the threshold"
     )
-    sub.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's; default: torchvision's, fetched once")
+    sub.add_argument(
+        "--weights", type=Path, metavar="FILE", help="the encoder's; default: the configured ones, fetched once"
+    )
     sub.add_argument("--seed", type=int, default=0)
 
     sub = commands.add(
