@@ -193,8 +193,8 @@ def test_two_runs_of_one_mean_are_seldom_told_apart(n, m):
         rng, wrong = np.random.default_rng(n + m), 0
         for _ in range(2000):
             a, b = ratio * rng.standard_normal(n), rng.standard_normal(m)
-            pair = (Estimate(float(one.mean()), len(one), float(one.std(ddof=1))) for one in (a, b))
-            wrong += above(*pair).answer() != "undecided"
+            first, second = (Estimate(float(one.mean()), len(one), float(one.std(ddof=1))) for one in (a, b))
+            wrong += above(first, second).answer() != "undecided"
         assert wrong / 2000 < 0.05 + 0.015  # three deviations of such a rate
 
 

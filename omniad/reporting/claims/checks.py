@@ -98,9 +98,11 @@ def _settle(found: Found, claim: Claim, source: Source, parts: list[Part], compa
 
 
 def _show(parts: list[Part], given: list[str], judged: bool) -> str:
-    """The numbers of a few comparisons; of many only which of them are not true."""
+    """The numbers of a few parts, with the answer where it is not the same for all; of many only which are not true."""
     if len(parts) <= 4 and all(part.text for part in parts):
-        return ", ".join(part.text for part in parts)
+        differ = judged and len(set(given)) > 1
+        marks = [f" ({answer})" if differ and answer != YES else "" for answer in given]
+        return ", ".join(part.text + mark for part, mark in zip(parts, marks, strict=True))
     if not judged:
         return ""
     shows = f"{given.count(YES)} of {len(parts)}"

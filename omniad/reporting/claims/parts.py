@@ -88,7 +88,7 @@ def _difference(found: Found, source: Source, check: Difference, column: str) ->
     stated, gap = check.columns[column], pair[0].value - pair[1].value
     comparisons: list[Comparison] = [agrees(gap - stated, pair, _margin(found, source, column))]
     if source.measured:
-        comparisons.append(above(*pair) if stated > 0 else above(*pair[::-1]))
+        comparisons.append(above(pair[0], pair[1]) if stated > 0 else above(pair[1], pair[0]))
     return Part(signed(round(gap, 6)), column, comparisons)
 
 
