@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -16,10 +17,14 @@ from omniad.errors import UserError
 
 THRESHOLD = 0.5
 LARGEST_FREQUENCY = 5  # cells along a side: 2^0 ... 2^5, drawn for rows and columns
+LARGEST_ROTATION = math.pi / 2  # of the noise, to either side
 LARGEST_OPACITY = 0.8  # of the original image inside a defect
 
 
-def plant_defects(images: Tensor, textures: str) -> tuple[Tensor, Tensor]:
+Draws = torch.Generator | None  # what draws come from; None is torch's global generator
+
+
+def plant_defects(images: Tensor, textures: str, generator: Draws = None) -> tuple[Tensor, Tensor]:
     """Images with a synthetic defect each, and masks of the defects (B, 1, H, W) of 0 and 1; drawn on the CPU.
 
     Args:
@@ -27,31 +32,34 @@ def plant_defects(images: Tensor, textures: str) -> tuple[Tensor, Tensor]:
         textures: folder of texture images (DTD's); "" takes other images of the batch, mirrored and shifted.
     """
     count, size = len(images), (images.shape[2], images.shape[3])
-    masks = torch.stack([perlin_noise(size) > THRESHOLD for _ in range(count)])[:, None].to(images)
-    sources = textures_of_folder(textures, count, size).to(images) if textures else textures_of_batch(images)
-    opacity = (torch.rand(count, 1, 1, 1) * LARGEST_OPACITY).to(images)
+    masks = torch.stack([perlin_noise(size, generator) > THRESHOLD for _ in range(count)])[:, None].to(images)
+    if textures:
+        sources = textures_of_folder(textures, count, size, generator).to(images)
+    else:
+        sources = textures_of_batch(images, generator)
+    opacity = (torch.rand(count, 1, 1, 1, generator=generator) * LARGEST_OPACITY).to(images)
     return torch.where(masks > 0, opacity * images + (1 - opacity) * sources, images), masks
 
 
-def textures_of_batch(images: Tensor) -> Tensor:
+def textures_of_batch(images: Tensor, generator: Draws = None) -> Tensor:
     """For every image another one of the batch, mirrored and shifted at random: (B, 3, H, W)."""
-    partners = images.roll(1 + int(torch.randint(max(1, len(images) - 1), ())), dims=0)
+    partners = images.roll(1 + int(torch.randint(max(1, len(images) - 1), (), generator=generator)), dims=0)
     textures = []
     for image in partners:
-        flips = [axis for axis in (1, 2) if torch.rand(()) < 0.5]
-        shifts = [int(torch.randint(side, ())) for side in image.shape[1:]]
+        flips = [axis for axis in (1, 2) if torch.rand((), generator=generator) < 0.5]
+        shifts = [int(torch.randint(side, (), generator=generator)) for side in image.shape[1:]]
         textures.append(image.flip(flips).roll(shifts, dims=(1, 2)))
     return torch.stack(textures)
 
 
-def textures_of_folder(folder: str, count: int, size: tuple[int, int]) -> Tensor:
+def textures_of_folder(folder: str, count: int, size: tuple[int, int], generator: Draws = None) -> Tensor:
     """Images drawn from a folder, resized and normalised: (count, 3, H, W).
 
     Raises:
         UserError: there are none.
     """
     files = _image_files(folder)
-    picked = [files[int(torch.randint(len(files), ()))] for _ in range(count)]
+    picked = [files[int(torch.randint(len(files), (), generator=generator))] for _ in range(count)]
     shape = (size[1], size[0])
     arrays = [np.asarray(Image.open(file).convert("RGB").resize(shape, Image.Resampling.BILINEAR)) for file in picked]
     return normalise(np.stack(arrays))
@@ -61,15 +69,27 @@ def textures_of_folder(folder: str, count: int, size: tuple[int, int]) -> Tensor
 def _image_files(folder: str) -> list[Path]:
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
-        raise UserError(f"training.textures: no images in {folder}; `omniad fetch dtd` fetches DTD, or leave it empty")
+        raise UserError(
+            f"training.textures: no images in {folder}; `omniad fetch dtd` and `omniad extract dtd` bring them, or set "
+            "it to '' for textures of other images, which is another method"
+        )
     return files
 
 
-def perlin_noise(size: tuple[int, int]) -> Tensor:
-    """Perlin noise in about [-1, 1] on the CPU, (H, W), of random gradients and random frequencies along both axes."""
-    cells = [2 ** int(torch.randint(LARGEST_FREQUENCY + 1, ())) for _ in size]
-    angles = 2 * math.pi * torch.rand(cells[0] + 1, cells[1] + 1)
-    return noise_of_gradients(torch.stack([angles.sin(), angles.cos()]), size)
+def perlin_noise(size: tuple[int, int], generator: Draws = None) -> Tensor:
+    """Perlin noise in about [-1, 1] on the CPU, (H, W): random gradients, frequencies along both axes, and rotation."""
+    cells = [2 ** int(torch.randint(LARGEST_FREQUENCY + 1, (), generator=generator)) for _ in size]
+    angles = 2 * math.pi * torch.rand(cells[0] + 1, cells[1] + 1, generator=generator)
+    noise = noise_of_gradients(torch.stack([angles.sin(), angles.cos()]), size)
+    return rotated(noise, (2 * float(torch.rand((), generator=generator)) - 1) * LARGEST_ROTATION)
+
+
+def rotated(noise: Tensor, angle: float) -> Tensor:
+    """(H, W), H = W, turned by an angle, radians, about its centre; bilinear, with zeros from outside."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    matrix = torch.tensor([[[cosine, -sine, 0.0], [sine, cosine, 0.0]]])
+    grid = F.affine_grid(matrix, [1, 1, *noise.shape], align_corners=False)
+    return F.grid_sample(noise[None, None], grid, align_corners=False)[0, 0]
 
 
 def noise_of_gradients(gradients: Tensor, size: tuple[int, int]) -> Tensor:
