@@ -98,7 +98,12 @@ def _read_progress(file: Path) -> dict[str, Any]:
 
 
 def _position(progress: Mapping[str, Any]) -> str:
-    return f"epoch {progress['epoch']} of {progress['epochs']}" if progress else ""
+    if not progress:
+        return ""
+    prepared = progress.get("prepared")
+    if prepared is not None and not progress["step"]:
+        return f"{prepared:.0%} prepared"
+    return f"epoch {progress['epoch']} of {progress['epochs']}"
 
 
 def _left(progress: Mapping[str, Any]) -> str:

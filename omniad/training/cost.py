@@ -12,7 +12,7 @@ from omniad.errors import UserError
 from omniad.models import build_model
 from omniad.models.baselines.mambaad import state_updates
 from omniad.models.baselines.selective_scan import has_kernel
-from omniad.models.checkpoint import METHODS
+from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import complexity, complexity_by_part
 from omniad.parallel import usable_cores
 from omniad.training.loop import train_step
@@ -56,7 +56,7 @@ def training_hours(run: RunSettings, images: int, speed: float, plain_scan: floa
         plain_scan: see `plain_scan_speed`.
     """
     scan = scan_work(run) / (plain_scan or speed / KERNEL_WORK)
-    return (training_work(run) / speed + scan) * images * run.training.epochs / 3600
+    return (training_work(run) / speed + scan) * images * epochs_of(run) / 3600
 
 
 def scan_work(run: RunSettings) -> int:
@@ -74,7 +74,7 @@ def plain_scan_speed(device: torch.device) -> float | None:
 def refuse_plain_scan(run: RunSettings, images: int, device: torch.device) -> None:
     """Raise a UserError where MambaAD's scan would take days, because no kernel runs it."""
     speed = plain_scan_speed(device)
-    seconds = scan_work(run) * images * run.training.epochs / speed if speed else 0.0
+    seconds = scan_work(run) * images * epochs_of(run) / speed if speed else 0.0
     if seconds > REFUSED_DAYS * 86400:
         raise UserError(
             f"{run.dataset}/{run.run}: MambaAD's scan in plain PyTorch would take about {duration(seconds)} on this "

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -50,7 +49,7 @@ class TrainingFeatures:
     ) -> None:
         self.model, self.pack, self.batch_size, self.device, self.draw = model, pack, batch_size, device, draw
         self.rows = np.flatnonzero(pack.index["split"] == "train")
-        if len(self.rows) < batch_size:
+        if len(self.rows) < batch_size and not model.training_free:
             raise UserError(
                 f"{len(self.rows)} training images are fewer than one batch of {batch_size}; lower training.batch_size"
             )
@@ -72,17 +71,31 @@ class TrainingFeatures:
         """Yield the feature batches of one epoch, from a step on; their order depends on seed and epoch alone."""
         order = self._order(seed, epoch)
         batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
+        generators = (step_generator(seed, epoch, step) for step in range(first_step, self.steps_per_epoch))
+        return self.batches(batches[first_step:], generators)
+
+    def batches(
+        self, batches: Sequence[np.ndarray], generators: Iterable[torch.Generator | None] | None = None
+    ) -> Iterator[list[Tensor]]:
+        """Yield the features of given positions among the training images, a batch each.
+
+        With a generator for each batch, what `draw` draws from it follows in the batch.
+        """
+        generators = [None] * len(batches) if generators is None else generators
         if self._on_gpu is not None:
-            for members in batches[first_step:]:
-                picked = torch.from_numpy(members).to(self.device)
-                yield [level[picked].float() for level in self._on_gpu]
+            # Copied once, not once a step, which would wait for the step before it.
+            positions = torch.from_numpy(np.concatenate(batches or [np.empty(0, np.int64)])).to(self.device)
+            for members in positions.split([len(batch) for batch in batches]):
+                yield [level[members].float() for level in self._on_gpu]
             return
         threads = min(READERS, usable_cores())
         with ThreadPoolExecutor(threads) as readers:
-            steps = range(first_step, self.steps_per_epoch)
-            read = functools.partial(self._read, seed, epoch, order)
-            for tensors in in_order(readers, read, steps, ahead=threads + 1):
+            for tensors in in_order(readers, self._read, zip(batches, generators, strict=True), ahead=threads + 1):
                 yield self._finish(tensors)
+
+    def all(self) -> WholePass:
+        """Every training image once, for what a method computes before its first step."""
+        return WholePass(self)
 
     def images(self, seed: int, epoch: int, step: int) -> list[str]:
         """The files of one batch, as the index names them."""
@@ -92,12 +105,12 @@ class TrainingFeatures:
     def _order(self, seed: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(self.rows))
 
-    def _read(self, seed: int, epoch: int, order: np.ndarray, step: int) -> list[Tensor]:
+    def _read(self, task: tuple[np.ndarray, torch.Generator | None]) -> list[Tensor]:
         """In another thread: cached features in half precision, else the normalised images and what is drawn."""
-        members = order[step * self.batch_size :][: self.batch_size]
+        members, generator = task
         if self._cache is None:
             images = normalise(read_rows(self.pack.images, self.rows[members]))
-            tensors = [images, *self.draw(images, step_generator(seed, epoch, step))]
+            tensors = [images, *(self.draw(images, generator) if generator else [])]
         else:
             tensors = [torch.from_numpy(read_rows(level, members)) for level in self._cache]
         return [tensor.pin_memory() for tensor in tensors] if self.device.type == "cuda" else tensors
@@ -131,6 +144,18 @@ class TrainingFeatures:
                 members = np.arange(start, min(start + 1024, len(level)))
                 target[start : start + 1024] = torch.from_numpy(read_rows(level, members))
         return on_gpu
+
+
+class WholePass:
+    """The features of all training images in the index's order, batch by batch; each `iter` starts again."""
+
+    def __init__(self, features: TrainingFeatures):
+        self.images = len(features.rows)
+        self._features = features
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        size = self._features.batch_size
+        return self._features.batches([np.arange(i, min(i + size, self.images)) for i in range(0, self.images, size)])
 
 
 def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:

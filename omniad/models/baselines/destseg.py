@@ -32,6 +32,7 @@ class DeSTSeg(Method):
     """Frozen teacher, denoising student, segmentation network."""
 
     caches_features = False  # every step plants new defects into the images
+    same_every_step = False  # and trains one network after the other
 
     def __init__(self, settings: ModelSettings):
         super().__init__(settings)

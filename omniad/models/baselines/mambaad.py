@@ -20,10 +20,10 @@ from torchvision.ops import StochasticDepth
 
 from omniad.config import ModelSettings, TrainingSettings
 from omniad.models.anomaly_map import cosine_maps
+from omniad.models.any_encoder import make_encoder
 from omniad.models.baselines.hilbert import hilbert_order
 from omniad.models.baselines.selective_scan import scan_in_orders
-from omniad.models.decoder import PatchExpand
-from omniad.models.encoder import Encoder
+from omniad.models.decoder import PatchExpand, restoration, stage_widths
 from omniad.models.method import Method
 from omniad.models.neck import Neck
 from omniad.models.omniad import reconstruction_loss
@@ -40,34 +40,36 @@ class MambaAD(Method):
 
     def __init__(self, settings: ModelSettings):
         super().__init__(settings)
-        self.encoder = Encoder(settings.encoder, settings.encoder_width)
-        c1, c2, c3 = self.encoder.channels
-        self.neck = Neck(self.encoder.channels, inner=2 * c3 // 4)
+        self.encoder = make_encoder(settings.encoder, settings.encoder_width)
+        channels = self.encoder.channels[-3:]
+        widths = stage_widths(settings, channels)
+        self.neck = Neck(channels, inner=2 * channels[2] // 4, width=widths[0])
         rates = torch.linspace(DROP_PATH, 0, sum(settings.depths), device="cpu").tolist()
         self.decoder = nn.ModuleList()
-        for stage, (width, depth) in enumerate(zip((2 * c3, c3, c2, c1), settings.depths, strict=True)):
-            expand = PatchExpand(2 * width) if stage else nn.Identity()
+        for stage, (width, depth) in enumerate(zip(widths, settings.depths, strict=True)):
+            expand = PatchExpand(widths[stage - 1], width) if stage else nn.Identity()
             drops, rates = rates[:depth], rates[depth:]
             self.decoder.append(nn.Sequential(expand, *_modules(width, drops)))
         self.decoder.apply(_initialise)
+        self.restore = restoration(widths, channels)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images (B, 3, H, W) -> features, reconstructions; finest first."""
-        features = self.encoder(images)
+        features = self.encode(images)
         return features, self.reconstruct(features)
 
     def reconstruct(self, features: list[Tensor]) -> list[Tensor]:
         """Features, finest first -> reconstructions of the same shapes."""
-        x = self.neck(features)  # (B, 8C, H/32, W/32)
+        x = self.neck(features)  # (B, widths[0], H/32, W/32)
         outputs = []
         for stage in self.decoder:
             x = stage(x)
             outputs.append(x)
-        return outputs[:0:-1]
+        return self.restore(outputs[:0:-1])
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The encoder's maps at 1/4, 1/8, 1/16."""
-        return self.encoder(images)
+        return self.encoder(images)[-3:]
 
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float = 0.0) -> Tensor:
         """Five times the mean squared errors of the three scales."""
