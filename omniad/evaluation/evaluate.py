@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from omniad.config import RunSettings
-from omniad.data.packs import PUBLISHED, Pack, normalise, open_pack
+from omniad.data.packs import PUBLISHED, Pack, normalise, open_pack, read_rows
 from omniad.devices import pick_device
 from omniad.energy import EnergyMeter
 from omniad.errors import UserError
@@ -137,7 +137,7 @@ def compute_maps(
     maps, scores = np.empty((len(members), size, size), np.float32), np.empty(len(members), np.float32)
 
     def compute(rows: slice) -> None:
-        batch = normalise(images[members[rows]]).to(batches.device)  # (B, 3, S, S)
+        batch = normalise(read_rows(images, members[rows])).to(batches.device)  # (B, 3, S, S)
         batch_maps = smooth(model.anomaly_maps(model.encode(batch), size), settings.evaluation.sigma)
         maps[rows] = batch_maps.cpu().numpy()
         scores[rows] = model.image_scores(batch_maps).cpu().numpy()
