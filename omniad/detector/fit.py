@@ -56,7 +56,7 @@ def fit(
         run_dir: a new folder, or one that this call began.
         epochs: by default so many that it takes about 5,000 steps, at least 10 and at most 500.
         quantile: share of the held-out good images that the threshold lets pass, in (0, 1].
-        weights: a file of the encoder's ImageNet weights; by default the settings' own, fetched when they are not there.
+        weights: a file of the encoder's ImageNet weights; by default the settings' own, fetched when missing.
         seed: of the weights, the order of the images and the jitter.
         settings: of model, training and evaluation; by default the paper's.
 
