@@ -119,6 +119,9 @@ def engine_step(
     training = run.training
     model = bench.build(run).train()
     optimizers = model.make_optimizers(training)
+    if compiled:
+        torch._dynamo.reset()  # the variants before this one count towards a limit of compilations
+        torch._dynamo.utils.counters.clear()
     if compiled and bench.dry:  # traced, but not compiled: that takes minutes
         for block in model.blocks():
             block.compile(backend="eager", dynamic=False)
