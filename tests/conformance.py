@@ -68,14 +68,25 @@ def images(count: int = 4) -> Tensor:
     return torch.stack(waves) + 0.05 * torch.randn(count, 3, SIZE, SIZE, generator=generator)
 
 
+class AllOf(list[list[Tensor]]):
+    """Batches, as the trainer shows all training images to `prepare`."""
+
+    @property
+    def images(self) -> int:
+        return sum(len(batch[0]) for batch in self)
+
+
 class Training:
-    """Steps of one training on four images, with all of its state."""
+    """Preparation and steps of one training on four images, with all of its state."""
 
     def __init__(self, case: Case):
         self.case, self.settings = case, case.train_settings
         self.model = case.build().train()
         self.optimizers = self.model.make_optimizers(self.settings)
         self.features = self.model.encode(images())
+        with torch.no_grad():
+            for _ in self.model.prepare(AllOf([self.features]), {}):
+                pass
 
     def step(self, progress: float = 0.0) -> float:
         return train_step(self.model, self.features, self.optimizers, self.settings, progress)[0].item()

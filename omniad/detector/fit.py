@@ -16,7 +16,7 @@ from omniad.data.index import read_index, write_index
 from omniad.data.layouts import own
 from omniad.data.pack_writer import write_pack
 from omniad.data.packs import Pack, open_pack
-from omniad.data.weights import KNOWN_WEIGHTS, weight_files, weights_file, weights_path
+from omniad.data.weights import is_fetched, weight_files, weights_file, weights_path
 from omniad.detector.detector import Detector
 from omniad.detector.threshold import make_threshold, write_threshold
 from omniad.devices import pick_device
@@ -119,7 +119,7 @@ def get_weights(run: RunSettings) -> None:
         UserError: they can't be had (their address and place are told), or the file is not the one it should be.
     """
     path = weights_path(run.model, run.data)
-    if path is not None and run.model.encoder_weights in KNOWN_WEIGHTS and not path.is_file():
+    if path is not None and is_fetched(run.model) and not path.is_file():
         file = weight_files(run.data)[path.name]
         if problem := unreachable(file.urls[0]):
             raise UserError(
