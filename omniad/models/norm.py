@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling as compiling
+
+from omniad.models.kernels import lacking
 
 EPS = 1e-5  # PyTorch's, as released
-TRITON = importlib.util.find_spec("triton") is not None
 
 
 class NormSiLU(nn.Module):
@@ -24,7 +25,7 @@ class NormSiLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        if self.kernels and x.is_cuda and x.dtype != torch.double and TRITON and not torch.compiler.is_compiling():
+        if self.kernels and x.is_cuda and x.dtype != torch.double and not compiling() and not lacking():
             from omniad.models.norm_triton import KernelNormSiLU
 
             return KernelNormSiLU.apply(x, EPS)  # type: ignore[return-value]
