@@ -13,9 +13,10 @@ from omniad.config import RunSettings
 from omniad.models.complexity import complexity_by_part
 from omniad.models.norm import NormSiLU
 from omniad.models.omniad import OmniAD
+from omniad.models.precision import arithmetic
+from omniad.training.compiling import compile_blocks
 from omniad.training.cuda_graph import GraphedStep
-from omniad.training.loop import arithmetic, train_step
-from omniad.training.precision import compile_blocks
+from omniad.training.loop import train_step
 
 from .bench import Bench, Row, feature_batches
 
