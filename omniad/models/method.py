@@ -21,6 +21,10 @@ class AllFeatures(Protocol):
 
     def __iter__(self) -> Iterator[list[Tensor]]: ...
 
+    def after(self, images: int) -> Iterator[list[Tensor]]:
+        """The same without the first so many images, which a killed preparation has seen."""
+        ...
+
 
 class Prepared(NamedTuple):
     """How far `Method.prepare` is."""
