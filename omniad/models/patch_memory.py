@@ -79,7 +79,7 @@ class PatchMemory(TrainingFree):
     def anomaly_maps(self, features: list[Tensor], size: int) -> Tensor:
         """The mean over the scales of the distance to the nearest kept patch, in units, resized bilinearly."""
         distances = [
-            self.memories[scale](x.flatten(0, 1)).view(len(x), 1, *features[scale].shape[2:]) / self.unit[scale]
+            self.memories[scale](x.flatten(0, 1)).view(-1, 1, *features[scale].shape[2:]) / self.unit[scale]
             for scale, x in enumerate(self.patches(features))
         ]  # (B, 1, h, w) each
         resized = [F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False) for x in distances]
