@@ -72,9 +72,7 @@ def _locked_file(path: Path, file: Path) -> IO[str]:
     except BlockingIOError:
         holder = _holder(handle)
         handle.close()
-        raise HeldError(
-            f"{path}: in use by another process{holder}; wait until it ends, then try again"
-        ) from None
+        raise HeldError(f"{path}: in use by another process{holder}; wait until it ends, then try again") from None
     except HeldError:
         handle.close()
         raise

@@ -109,9 +109,7 @@ def add_commands(commands: Commands) -> None:
         writes="images, masks and labels in FOLDER, laid out like the real data set",
     )
     sub.add_argument("--layout", required=True, choices=["mvtec", "visa", "realiad"], help="the data set to imitate")
-    sub.add_argument(
-        "--folder", required=True, type=Path, help="created if missing; existing files are replaced"
-    )
+    sub.add_argument("--folder", required=True, type=Path, help="created if missing; existing files are replaced")
     sub.add_argument("--seed", type=int, default=0, help="of the images and defects (%(default)s)")
 
     sub = commands.add_configured(

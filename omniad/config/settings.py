@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from omniad.config.checking import Section
 
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
-SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every"}, "evaluation": {"batch_size"}}
+SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
 MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "patchcore", "padim", "patch-memory"]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
@@ -152,6 +152,9 @@ class TrainingSettings(Section):
     )
     compile: bool = Field(
         default=False, description="compile the decoder's blocks with torch.compile, if there is a compiler"
+    )
+    cuda_graph: bool = Field(
+        default=False, description="record a training step as a CUDA graph and replay it: fewer launches, same numbers"
     )
     textures: str = Field(
         default="", description="DeSTSeg: folder of its defects' textures (DTD); empty: the batch's other images"

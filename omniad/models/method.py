@@ -49,6 +49,9 @@ class Method(nn.Module, ABC):
     training_free = False
     """Whether `prepare` is the whole training (see `TrainingFree`)."""
 
+    same_every_step = True
+    """Whether a training step does the same operations every time, all of them on the device (see cuda_graph.py)."""
+
     encoder: FrozenEncoder
     """Its weights come from a file (`load_weights`); all others are drawn."""
 
@@ -84,9 +87,17 @@ class Method(nn.Module, ABC):
         """
         return ()
 
+    def draw(self, training: TrainingSettings, images: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """What a training step draws for its normalised images (B, 3, H, W), on the CPU; nothing by default.
+
+        It follows in the batch on what `encode` gives. Other threads call it ahead of the step, with a generator of
+        that step's own, so that neither their number nor a resume changes what is drawn.
+        """
+        return []
+
     @abstractmethod
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float) -> Tensor:
-        """The loss of one training step, a scalar, on a batch of what `encode` gave.
+        """The loss of one training step, a scalar, on a batch of what `encode` and then `draw` gave.
 
         `progress` is the share of all steps that are done, in [0, 1): for methods that train in phases.
         """
@@ -110,6 +121,9 @@ class Method(nn.Module, ABC):
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return [torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)]
+
+    def prepare_step(self, device: torch.device) -> None:
+        """What the CPU does before a recorded step is replayed; nothing by default."""
 
     def blocks(self) -> Iterable[nn.Module]:
         """Repeated parts that `training.compile` compiles one by one; none by default."""

@@ -39,6 +39,7 @@ class OmniAD(Method):
         self.neck = Neck(channels, inner=2 * channels[2] // 4 * self.encoder.expansion, width=widths[0])
         self.decoder = Decoder(widths, channels, settings, self.generator)
         self.standardise = Standardise(channels) if settings.standardise else nn.Identity()
+        self.same_every_step = not self.draws
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images (B, 3, H, W) -> features, standardised where that is set, and reconstructions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -17,6 +18,7 @@ from omniad.models import Method
 from omniad.models.checkpoint import epochs_of
 from omniad.runs.artifacts import write_epochs
 from omniad.runs.files import PROGRESS
+from omniad.training.cuda_graph import GraphedStep, Step
 from omniad.training.features import TrainingFeatures
 from omniad.training.precision import arithmetic, compile_blocks
 from omniad.training.progress import Progress, now
@@ -47,10 +49,14 @@ class Training:
         self.optimizers = model.make_optimizers(settings.training)
         self.first_rates = [group["lr"] for group in self._groups()]
         self.position = self._resume()
-        self.features = TrainingFeatures(model, pack, settings.training.batch_size, settings.training.cache_gib, device)
+        self.features = TrainingFeatures(
+            *(model, pack, settings.training.batch_size, settings.training.cache_gib, device),
+            draw=functools.partial(model.draw, settings.training),
+        )
         self.steps_per_epoch = self.features.steps_per_epoch
         if settings.training.compile:
             compile_blocks(model, device)
+        self._step = make_step(model, self.optimizers, settings.training, device)
         progress_file = state.folder.parent / PROGRESS
         self.progress = Progress(progress_file, self.title, self.epochs, self.steps_per_epoch, self.position)
         self._clock = self._saved = time.monotonic()  # of the last look, and of the last save
@@ -126,7 +132,7 @@ class Training:
             steps_done = position.epoch * self.steps_per_epoch + position.step
             share_done = steps_done / (training.epochs * self.steps_per_epoch)
             with arithmetic(training.precision, self.device):
-                loss, norm = train_step(self.model, batch, self.optimizers, training, share_done)
+                loss, norm = self._step(batch, share_done)
             position.losses.append(loss)
             position.norms.append(norm)
             position.step += 1
@@ -212,6 +218,22 @@ class Training:
 
         position.evaluations += epoch_metrics(self.model, self.settings, self.pack, self.device, position.epoch)
         write_epochs(self.state.folder.parent, position.evaluations)
+
+
+def make_step(
+    model: Method, optimizers: list[torch.optim.Optimizer], training: TrainingSettings, device: torch.device
+) -> Step:
+    """What makes one update from a batch and the share of steps done: `train_step`, recorded if that is asked for."""
+
+    def step(batch: list[torch.Tensor], progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return train_step(model, batch, optimizers, training, progress)
+
+    if not training.cuda_graph or device.type != "cuda":
+        return step
+    if not model.same_every_step:
+        log.warning("training.cuda_graph: steps of %s differ; goes on without", model.settings.method)
+        return step
+    return GraphedStep(model, step, optimizers)
 
 
 def train_step(

@@ -54,8 +54,8 @@ class Plan:
         return sum(run.hours_left or 0 for run in self.runs)
 
 
-def plan_target(settings: Settings, target: str, speed: float) -> Plan:
-    """What a target still costs, where a processor trains at `speed` (multiply-adds a second).
+def plan_target(settings: Settings, target: str, speed: float, plain_scan: float | None = None) -> Plan:
+    """What a target still costs on a processor (`speed` and `plain_scan`: see cost.training_hours).
 
     Raises:
         UserError: there is no such target.
@@ -63,7 +63,7 @@ def plan_target(settings: Settings, target: str, speed: float) -> Plan:
     groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for name in target_names(settings, target):
         groups[name.dataset, name.run].append(name.folder(settings.results))
-    runs = [_planned(run_settings(settings, *key), folders, speed) for key, folders in groups.items()]
+    runs = [_planned(run_settings(settings, *key), folders, speed, plain_scan) for key, folders in groups.items()]
     untrained = [run for run in runs if run.trained < run.seeds]
     download, disk = 0.0, 0.0
     for dataset in sorted({run.dataset for run in untrained}):
@@ -83,11 +83,11 @@ def training_images(run: RunSettings) -> int | None:
     return sum(class_counts(run.source, "train").values()) or None
 
 
-def _planned(run: RunSettings, folders: list[Path], speed: float) -> PlannedRun:
+def _planned(run: RunSettings, folders: list[Path], speed: float, plain_scan: float | None) -> PlannedRun:
     images = training_images(run)
     trained = sum((folder / MODEL).exists() for folder in folders)
     shares = [_share_left(folder) for folder in folders]
-    hours = None if images is None else training_hours(run, images, speed)
+    hours = None if images is None else training_hours(run, images, speed, plain_scan)
     return PlannedRun(
         run.dataset,
         run.run,

@@ -189,6 +189,17 @@ def scan_orders(height: int, width: int) -> Tensor:
     return torch.stack([*orders, *(order.flip(0) for order in orders)])
 
 
+def state_updates(settings: ModelSettings, image_size: int) -> int:
+    """Steps of single states that the decoder's scans take for one image: its cost that published counts leave out."""
+    with torch.device("meta"):
+        decoder = MambaAD(settings).decoder
+    updates = 0
+    for number, stage in enumerate(decoder):
+        positions = (image_size // 32 << number) ** 2
+        updates += sum(b.log_decay.numel() * positions for b in stage.modules() if isinstance(b, HSSBlock))
+    return updates
+
+
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
