@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniad.models.method import AllFeatures, Prepared
@@ -48,16 +49,15 @@ def draw_patches(
     Returns:
         A sample of each scale.
     """
-    each = max(1, most // features.images)
     seed = int(kept["seed"]) if kept else int(torch.randint(2**31, ()))
     done = int(kept["images"]) if kept else 0
     filled = {name: value for name, value in kept.items() if name not in ("seed", "images")}
     for batch in features.after(done):
         scales = patches(batch)
         for scale, values in enumerate(scales):  # (B, P, D)
-            count, width = min(each, values.shape[1]), values.shape[2]
+            count = sample_size(most, features.images, values.shape[1]) // features.images
             if f"patches{scale}" not in filled:
-                filled[f"patches{scale}"] = torch.empty(features.images, count, width)
+                filled[f"patches{scale}"] = torch.empty(features.images, count, values.shape[2])
                 filled[f"places{scale}"] = torch.empty(features.images, count, dtype=torch.long)
                 filled[f"positions{scale}"] = torch.tensor(values.shape[1])
             places = torch.stack([_some(values.shape[1], count, seed + done + k) for k in range(len(values))])  # (B, m)
@@ -72,6 +72,11 @@ def draw_patches(
         images = torch.arange(len(places), device=device).repeat_interleave(places.shape[1])
         samples.append(Sample(drawn.flatten(0, 1), places.flatten(), images, int(filled[f"positions{scale}"]), seed))
     return samples
+
+
+def sample_size(most: int, images: int, positions: int) -> int:
+    """Patches that are drawn of so many images, each with so many positions."""
+    return images * min(max(1, most // images), positions)
 
 
 def _some(total: int, count: int, seed: int) -> Tensor:
@@ -116,18 +121,18 @@ class Memory(nn.Module):
 
     def forward(self, patches: Tensor, barred: Tensor | None = None) -> Tensor:
         """Patches (N, D) -> distance to the nearest entry, (N,); `barred` (N, K) marks entries that don't count."""
-        best = patches.new_full(patches.shape[:1], torch.inf)
+        # The nearest x is the one with the largest x.m - |m|^2 / 2.
+        best = patches.new_full(patches.shape[:1], -torch.inf)
         found = torch.zeros_like(best, dtype=torch.long)
         for start in range(0, len(self.entries), CHUNK):
             part = self.entries[start : start + CHUNK]
-            # |x - m|^2 without |x|^2, which all entries share.
-            distance = torch.addmm(part.square().sum(dim=1), patches, part.T, alpha=-2)  # (N, CHUNK)
+            likeness = F.linear(patches, part, part.square().sum(dim=1) / -2)  # (N, CHUNK)
             if barred is not None:
-                distance = distance.masked_fill(barred[:, start : start + CHUNK], torch.inf)
-            least, at = distance.min(dim=1)
-            found = torch.where(least < best, at + start, found)
-            best = torch.minimum(best, least)
-        return (patches - self.entries[found]).norm(dim=1)  # computed anew, because those squares cancel
+                likeness = likeness.masked_fill(barred[:, start : start + CHUNK], -torch.inf)
+            most, at = likeness.max(dim=1)
+            found = torch.where(most > best, at + start, found)
+            best = torch.maximum(best, most)
+        return (patches - self.entries[found]).norm(dim=1)  # computed anew, because large terms cancel there
 
     def to_other_images(self, sample: Sample, images: Tensor) -> Tensor:
         """Distance of a sample's patches to the nearest entry of another image than theirs, (N,).

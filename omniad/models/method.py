@@ -151,6 +151,10 @@ class TrainingFree(Method):
 
     training_free = True
 
+    @abstractmethod
+    def products(self, images: int, image_size: int) -> list[tuple[int, int]]:
+        """What `prepare` multiplies beyond the encoder's pass over so many images: (scalar products, their length)."""
+
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no training steps")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from omniad.config import ModelSettings
 from omniad.models.any_encoder import make_encoder
 from omniad.models.anomaly_map import smooth
-from omniad.models.coreset import Memory, Sample, draw_patches, part_of
+from omniad.models.coreset import Memory, Sample, draw_patches, part_of, sample_size
 from omniad.models.method import AllFeatures, Prepared, TrainingFree
 from omniad.models.standardise import Standardise
 
@@ -75,6 +75,13 @@ class PatchMemory(TrainingFree):
             self.unit[scale] = distances.mean() if distances.any() else 1.0
             usual.append(mean_map(distances / self.unit[scale], sample))
         self.usual.copy_(torch.stack(usual).mean(dim=0))
+
+    def products(self, images: int, image_size: int) -> list[tuple[int, int]]:
+        """Of each scale's sample with its memory: to choose it, and to measure distances."""
+        positions = [(image_size // stride) ** 2 for stride in (8, 16)]
+        samples = [sample_size(self.settings.candidates, images, count) for count in positions]
+        widths = self.encoder.channels[-SCALES:]
+        return [(2 * size * self.settings.memory, width) for size, width in zip(samples, widths, strict=True)]
 
     def anomaly_maps(self, features: list[Tensor], size: int) -> Tensor:
         """The mean over the scales of the distance to the nearest kept patch, in units, resized bilinearly."""

@@ -73,6 +73,10 @@ class PaDiM(TrainingFree):
             self.whitening[rows] = torch.linalg.inv(torch.linalg.cholesky(covariance)).to(self.whitening.dtype)
             yield Prepared(0.9 + 0.1 * (int(rows[-1]) + 1) / GRID**2)
 
+    def products(self, images: int, image_size: int) -> list[tuple[int, int]]:
+        """Of each two channels over the images, twice for double precision."""
+        return [(2 * GRID**2 * len(self.chosen) ** 2, images)]
+
     def distances(self, features: list[Tensor]) -> Tensor:
         """What `encode` gives -> Mahalanobis distances (B, GRID, GRID)."""
         x = features[0].flatten(2).permute(2, 0, 1) - self.mean[:, None]  # (P, B, d)

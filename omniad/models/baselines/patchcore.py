@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from omniad.config import ModelSettings
 from omniad.models.any_encoder import make_encoder
-from omniad.models.coreset import Memory, draw_patches, part_of
+from omniad.models.coreset import Memory, draw_patches, part_of, sample_size
 from omniad.models.method import AllFeatures, Prepared, TrainingFree
 from omniad.models.standardise import Standardise
 
@@ -59,6 +59,11 @@ class PatchCore(TrainingFree):
         width = sample.patches.shape[1]
         projection = torch.empty(width, PROJECTED).uniform_(-1, 1, generator=generator) / width**0.5  # as nn.Linear's
         yield from part_of(self.memory.choose(sample, sample.patches @ projection.to(device)), 0.8, 1.0)
+
+    def products(self, images: int, image_size: int) -> list[tuple[int, int]]:
+        """Of the projected sample with the memory."""
+        size = sample_size(self.settings.candidates, images, (image_size // 8) ** 2)
+        return [(size * self.settings.memory, PROJECTED)]
 
     def patches(self, features: list[Tensor]) -> Tensor:
         """Maps (B, c2, h, w), (B, c3, h/2, w/2) -> a feature a position of the finer, (B, h w, D).
