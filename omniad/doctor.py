@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from omniad.config import ModelSettings, Settings, SourceSettings, run_settings
+from omniad.config import ModelSettings, RunSettings, Settings, SourceSettings, run_settings
 from omniad.data.counts import differences, expected_counts
 from omniad.data.layouts import READERS
 from omniad.data.preflight import full_disks
@@ -53,6 +53,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for name, source in settings.sources.items():
         yield _data_set(name, source)
     yield from _weights(settings)
+    yield from _textures(settings)
 
 
 def _python() -> Finding:
@@ -165,7 +166,7 @@ def _how_to_get(name: str, source: SourceSettings) -> str:
 def _weights(settings: Settings) -> Iterator[Finding]:
     """Each file of encoder weights that a configured run needs, found and verified."""
     wanted: dict[Path, ModelSettings] = {}
-    for model in _models(settings):
+    for model in [settings.model, *(run.model for run in _runs(settings))]:
         path = weights_path(model, settings.data)
         if path is not None:
             wanted.setdefault(path, model)
@@ -181,9 +182,22 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             yield Finding("weights", "ok", f"{path}, {path.stat().st_size / 1e6:.0f} MB")
 
 
-def _models(settings: Settings) -> Iterator[ModelSettings]:
-    yield settings.model
+def _textures(settings: Settings) -> Iterator[Finding]:
+    """Each folder of textures that a configured run takes its defects from."""
+    names = {Path(download.folder): name for name, download in settings.downloads.items()}
+    for folder in sorted({Path(run.training.textures) for run in _runs(settings) if run.training.textures}):
+        how = (
+            f"`omniad fetch {names[folder]}`, `omniad extract {names[folder]}`" if folder in names else "put them there"
+        )
+        if has_files(folder):
+            yield Finding("textures", "ok", f"{folder}/")
+        else:
+            yield Finding("textures", "missing", f"no images in {folder}/: {how}")
+
+
+def _runs(settings: Settings) -> Iterator[RunSettings]:
+    """Every configured run on every data set."""
     if settings.sources:
         for dataset in settings.datasets:
             for run in settings.runs:
-                yield run_settings(settings, dataset, run).model
+                yield run_settings(settings, dataset, run)
