@@ -20,6 +20,7 @@ from omniad.config import ModelSettings, TrainingSettings, load_settings, run_se
 from omniad.models import Method, build_model, load_model, save_model
 from omniad.models.anomaly_map import smooth
 from omniad.models.checkpoint import METHODS
+from omniad.models.method import LeavesOut
 from omniad.training.loop import train_step
 from omniad.training.state import Position, capture, restore
 
@@ -237,6 +238,19 @@ def check_an_image_does_not_depend_on_its_batch(case: Case, folder: Path) -> Non
     together = maps_of(model, images())
     alone = torch.cat([maps_of(model, image[None]) for image in images()])
     torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-5)
+
+
+def check_an_image_left_out_is_as_if_it_were_new(case: Case, folder: Path) -> None:
+    """Where a method can do that: against the same method that has never seen the image, but for what it samples."""
+    model, _ = trained(case)
+    if not isinstance(model, LeavesOut):
+        return
+    own = torch.arange(4)
+    left_out = model.anomaly_maps(model.encode(images()), SIZE, own)
+    seen, strange = maps_of(model, images()), model.anomaly_maps(model.encode(images()), SIZE, own + 100)
+    torch.testing.assert_close(strange, seen, rtol=1e-4, atol=1e-5)
+    assert (left_out >= seen - 1e-5).all()
+    assert (left_out.mean(dim=(1, 2)) > seen.mean(dim=(1, 2))).all()
 
 
 def check_four_images_are_overfitted(case: Case, folder: Path) -> None:

@@ -84,7 +84,7 @@ def test_fit_is_fast_by_default_and_finds_a_defect(tmp_path, caplog):
     fit(tmp_path / "bolts", tmp_path / "run", config=[small])
     assert load_run_settings(tmp_path / "run").model.method == "patch-memory"
     told = caplog.text
-    assert "A memory of good patches on EfficientNet-Lite0's features, for any machine: 6 good images of 1 product" in told
+    assert "A memory of good patches on EfficientNet-Lite0's features, for any machine: 8 good images of 1 product: about" in told
     assert "on this CPU" in told and "--preset paper" in told
     pixels = write_image(tmp_path / "test/good.png", seed=0)
     pixels = pixels.copy()
@@ -95,4 +95,4 @@ def test_fit_is_fast_by_default_and_finds_a_defect(tmp_path, caplog):
     good, spoiled = Detector(tmp_path / "run", "cpu").predict(tmp_path / "test")
     assert (good.verdict, spoiled.verdict) == ("good", "anomalous")
     assert spoiled.map[16:48, 16:48].mean() > spoiled.map.mean()
-    assert json.loads((tmp_path / "run/threshold.json").read_text())["images"] == 2
+    assert json.loads((tmp_path / "run/threshold.json").read_text())["images"] == 8

@@ -71,6 +71,9 @@ class SourceSettings(DownloadSettings):
     counts: str = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
     resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which of its versions")
     views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(default=[], description="Real-IAD: which; empty: all")
+    held_out: float = Field(
+        default=0.2, ge=0, lt=1, description="own: share of a product's good images that are kept for the threshold"
+    )
     miniature: bool = Field(
         default=False, description="made by `omniad miniature`; its accuracies compare with nothing"
     )

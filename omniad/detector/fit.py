@@ -24,7 +24,7 @@ from omniad.detector.threshold import make_threshold, write_threshold
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.models import build_model
-from omniad.models.checkpoint import epochs_of
+from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.encoder import load_weights
 from omniad.runs.files import CONFIG, PREPARED
 from omniad.runs.provenance import load_run_settings
@@ -36,6 +36,7 @@ RUN = "fit"  # the run's name in its config.yaml
 STEPS = 5000  # of training, about, where no preset says it
 EPOCHS = (10, 500)  # fewest and most; the paper trains for 500
 QUANTILE = 0.99
+HELD_OUT = 0.2  # share of a product's good images, for a method that can't score those it was trained on
 
 log = logging.getLogger(__name__)
 
@@ -102,10 +103,11 @@ def _run_settings(folder: Path, run_dir: Path, settings: Settings, weights: str 
         raise UserError(f"{folder}: {is_file if folder.exists() else 'no such folder'}")
     name = folder.resolve().name
     model = settings.model if weights is None else settings.model.model_copy(update={"encoder_weights": str(weights)})
+    held_out = 0.0 if METHODS[model.method].leaves_out else HELD_OUT
     return RunSettings(
         dataset=name,
         run=RUN,
-        source=SourceSettings(title=name, layout="own", folder=str(folder)),
+        source=SourceSettings(title=name, layout="own", folder=str(folder), held_out=held_out),
         data=settings.data.model_copy(update={"prepared": str(run_dir / PREPARED)}),
         model=model,
         training=settings.training,
@@ -175,29 +177,38 @@ def _announce(run: RunSettings, pack: Pack, about: str, on_cpu: bool) -> None:
         time = f"about {duration(3600 * cpu_hours(run, images))} on this CPU"
     else:
         time = "how long it takes is told after the first epoch" if epochs else "minutes at most on this GPU"
-    log.info(
-        "%s: %d good images of %s, %d more held out for the threshold%s: %s",
-        about[0].upper() + about[1:], images, count(products, "product"), splits["validation"], steps, time,
-    )  # fmt: skip
+    held_out = f", {splits['validation']} more held out for the threshold" if splits["validation"] else ""
+    name = about[0].upper() + about[1:]
+    log.info("%s: %d good images of %s%s%s: %s", name, images, count(products, "product"), held_out, steps, time)
     if run.model.method == choose(DEFAULT).settings.model.method:
         log.info("(The paper's model, which trains for longer: `--preset paper`.)")
 
 
 def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
-    rows: pd.DataFrame = pack.index.loc[pack.index["split"] == "validation"]
-    members, batch_size = rows.index.to_numpy(), detector.settings.evaluation.batch_size
+    """From the held-out images, or from those trained on where the model can leave each one out for itself."""
+    leaves_out = detector.model.leaves_out
+    rows = pack.index.loc[pack.index["split"] == ("train" if leaves_out else "validation")].reset_index(names="row")
+    if leaves_out:
+        rows = rows.loc[_some_of_each(rows["class"])]
     scores, medians = [], []
-    for start in range(0, len(members), batch_size):
-        maps, found = detector.compute(pack.images[members[start : start + batch_size]])
+    for start in range(0, len(rows), detector.settings.evaluation.batch_size):
+        part = rows.iloc[start : start + detector.settings.evaluation.batch_size]
+        maps, found = detector.compute(pack.images[part["row"].to_numpy()], part.index.to_numpy() if leaves_out else None)
         scores.append(found)
         medians.append(np.median(maps, axis=(1, 2)))
     threshold = make_threshold(np.concatenate(scores), np.concatenate(medians), rows["class"].tolist(), quantile)
     write_threshold(detector.run_dir, threshold)
     log.info(
-        "threshold %.6g: %g %% of %d held-out good images score at most that. Next: "
+        "threshold %.6g: %g %% of %d good images, each scored as if it were new, score at most that. Next: "
         "`omniad predict %s IMAGES --out DIR`",
         threshold.threshold,
         100 * quantile,
         threshold.images,
         detector.run_dir,
     )
+
+
+def _some_of_each(classes: pd.Series) -> list[int]:
+    """Positions of at most HELD_OUT_MOST images of each class, evenly spread."""
+    members = [np.flatnonzero(classes == name) for name in sorted(set(classes))]
+    return sorted(int(place) for each in members for place in each[own.spread(min(len(each), own.HELD_OUT_MOST), len(each))])

@@ -95,16 +95,18 @@ def part_of(pieces: Iterator[Prepared], start: float, end: float) -> Generator[P
 
 
 class Memory(nn.Module):
-    """Patches that are kept, (K, D); zeros until they are chosen."""
+    """Patches that are kept, (K, D), and the training image that each is from, (K,)."""
 
     entries: Tensor
+    images: Tensor
 
     def __init__(self, size: int, channels: int):
         super().__init__()
         self.register_buffer("entries", torch.zeros(size, channels))
+        self.register_buffer("images", torch.full((size,), -1))
 
-    def choose(self, sample: Sample, points: Tensor | None = None) -> Generator[Prepared, None, Tensor]:
-        """Keep the k-center of a sample's patches: a piece of work a round; returns the images that entries are of, (K,).
+    def choose(self, sample: Sample, points: Tensor | None = None) -> Iterator[Prepared]:
+        """Keep the k-center of a sample's patches; a piece of work a round.
 
         A sample smaller than the memory is kept whole and more than once, which changes no distance.
 
@@ -117,32 +119,29 @@ class Memory(nn.Module):
             yield Prepared(len(chosen) / size)
         rows = chosen[torch.arange(size, device=chosen.device) % len(chosen)]
         self.entries.copy_(sample.patches[rows])
-        return sample.images[rows]
+        self.images.copy_(sample.images[rows])
 
-    def forward(self, patches: Tensor, barred: Tensor | None = None) -> Tensor:
-        """Patches (N, D) -> distance to the nearest entry, (N,); `barred` (N, K) marks entries that don't count."""
+    def forward(self, patches: Tensor, own: Tensor | None = None) -> Tensor:
+        """Patches (N, D) -> distance to the nearest entry, (N,); to that of another image than `own` (N,), if given."""
         # The nearest x is the one with the largest x.m - |m|^2 / 2.
         best = patches.new_full(patches.shape[:1], -torch.inf)
         found = torch.zeros_like(best, dtype=torch.long)
         for start in range(0, len(self.entries), CHUNK):
             part = self.entries[start : start + CHUNK]
             likeness = F.linear(patches, part, part.square().sum(dim=1) / -2)  # (N, CHUNK)
-            if barred is not None:
-                likeness = likeness.masked_fill(barred[:, start : start + CHUNK], -torch.inf)
+            if own is not None:
+                likeness = likeness.masked_fill(own[:, None] == self.images[start : start + CHUNK], -torch.inf)
             most, at = likeness.max(dim=1)
             found = torch.where(most > best, at + start, found)
             best = torch.maximum(best, most)
         return (patches - self.entries[found]).norm(dim=1)  # computed anew, because large terms cancel there
 
-    def to_other_images(self, sample: Sample, images: Tensor) -> Tensor:
-        """Distance of a sample's patches to the nearest entry of another image than theirs, (N,).
-
-        `images` (K,) are the entries'. With a single image there is no other, and all distances are 0.
-        """
-        if not (images != images[0]).any():
+    def to_other_images(self, sample: Sample) -> Tensor:
+        """Distance of a sample's patches to the nearest entry of another image, (N,); 0 where there is no other."""
+        if not (self.images != self.images[0]).any():
             return torch.zeros(len(sample.patches), device=sample.patches.device)
         parts = zip(sample.patches.split(CHUNK), sample.images.split(CHUNK), strict=True)
-        return torch.cat([self(patches, own[:, None] == images) for patches, own in parts])
+        return torch.cat([self(patches, own) for patches, own in parts])
 
 
 def k_center(points: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -49,6 +49,9 @@ class Method(nn.Module, ABC):
     training_free = False
     """Whether `prepare` is the whole training (see `TrainingFree`)."""
 
+    leaves_out = False
+    """Whether a trained model can score its training images as if it had never seen them (see `LeavesOut`)."""
+
     same_every_step = True
     """Whether a training step does the same operations every time, all of them on the device (see cuda_graph.py)."""
 
@@ -162,3 +165,13 @@ class TrainingFree(Method):
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
         """None: nothing is learned step by step."""
         return []
+
+
+class LeavesOut(TrainingFree):
+    """A training-free method that knows which training image each thing it keeps is from."""
+
+    leaves_out = True
+
+    @abstractmethod
+    def anomaly_maps(self, features: list[Tensor], size: int, own: Tensor | None = None) -> Tensor:
+        """See `Method.anomaly_maps`; `own` (B,): these are training images, and what is kept of them does not count."""

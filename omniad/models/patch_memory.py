@@ -20,7 +20,7 @@ from omniad.config import ModelSettings
 from omniad.models.any_encoder import make_encoder
 from omniad.models.anomaly_map import smooth
 from omniad.models.coreset import Memory, Sample, draw_patches, part_of, sample_size
-from omniad.models.method import AllFeatures, Prepared, TrainingFree
+from omniad.models.method import AllFeatures, LeavesOut, Prepared
 from omniad.models.standardise import Standardise
 
 SCALES = 2  # the encoder's maps at 1/8 and 1/16 of the image's side
@@ -29,7 +29,7 @@ GRID = 32  # places a side at which it is known what good images' maps show
 BLUR = 1.0  # standard deviation of the Gaussian over these, in places
 
 
-class PatchMemory(TrainingFree):
+class PatchMemory(LeavesOut):
     """Frozen encoder, and for each of its two coarsest maps a memory of patches of good images."""
 
     unit: Tensor
@@ -70,8 +70,8 @@ class PatchMemory(TrainingFree):
         usual = []
         for scale, sample in enumerate(samples):
             memory = cast(Memory, self.memories[scale])
-            images = yield from part_of(memory.choose(sample), 0.6 + 0.2 * scale, 0.7 + 0.2 * scale)
-            distances = memory.to_other_images(sample, images)
+            yield from part_of(memory.choose(sample), 0.6 + 0.2 * scale, 0.7 + 0.2 * scale)
+            distances = memory.to_other_images(sample)
             self.unit[scale] = distances.mean() if distances.any() else 1.0
             usual.append(mean_map(distances / self.unit[scale], sample))
         self.usual.copy_(torch.stack(usual).mean(dim=0))
@@ -83,14 +83,14 @@ class PatchMemory(TrainingFree):
         widths = self.encoder.channels[-SCALES:]
         return [(2 * size * self.settings.memory, width) for size, width in zip(samples, widths, strict=True)]
 
-    def anomaly_maps(self, features: list[Tensor], size: int) -> Tensor:
+    def anomaly_maps(self, features: list[Tensor], size: int, own: Tensor | None = None) -> Tensor:
         """The mean over the scales of the distance to the nearest kept patch, in units, resized bilinearly."""
-        distances = [
-            self.memories[scale](x.flatten(0, 1)).view(-1, 1, *features[scale].shape[2:]) / self.unit[scale]
-            for scale, x in enumerate(self.patches(features))
-        ]  # (B, 1, h, w) each
-        resized = [F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False) for x in distances]
-        return torch.cat(resized, dim=1).mean(dim=1)
+        maps = []
+        for memory, unit, x, level in zip(self.memories, self.unit, self.patches(features), features, strict=True):
+            images = None if own is None else own.repeat_interleave(x.shape[1])
+            distances = memory(x.flatten(0, 1), images).view(-1, 1, *level.shape[2:]) / unit  # (B, 1, h, w)
+            maps.append(F.interpolate(distances, size=(size, size), mode="bilinear", align_corners=False))
+        return torch.cat(maps, dim=1).mean(dim=1)
 
     def image_scores(self, maps: Tensor) -> Tensor:
         """The most that a smoothed map (B, S, S) shows beyond good images' mean map at the same place."""

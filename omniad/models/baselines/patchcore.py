@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from omniad.config import ModelSettings
 from omniad.models.any_encoder import make_encoder
 from omniad.models.coreset import Memory, draw_patches, part_of, sample_size
-from omniad.models.method import AllFeatures, Prepared, TrainingFree
+from omniad.models.method import AllFeatures, LeavesOut, Prepared
 from omniad.models.standardise import Standardise
 
 PATCH = 3  # a patch feature takes in 3x3 positions
 PROJECTED = 128  # values that k-center compares
 
 
-class PatchCore(TrainingFree):
+class PatchCore(LeavesOut):
     """Frozen encoder, patch features from its maps at 1/8 and 1/16, and the memory."""
 
     caches_features = False  # they are wanted once
@@ -81,14 +81,15 @@ class PatchCore(TrainingFree):
         coarse = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
         return torch.cat([fine, coarse], dim=1).flatten(2).transpose(1, 2)
 
-    def distances(self, features: list[Tensor]) -> Tensor:
+    def distances(self, features: list[Tensor], own: Tensor | None = None) -> Tensor:
         """What `encode` gives -> squared distance of each patch to its nearest in the memory, (B, h, w)."""
-        patches = self.patches(features).flatten(0, 1)  # (B h w, D)
-        return self.memory(patches).square().view(-1, *features[0].shape[2:])
+        patches = self.patches(features)  # (B, h w, D)
+        images = None if own is None else own.repeat_interleave(patches.shape[1])
+        return self.memory(patches.flatten(0, 1), images).square().view(-1, *features[0].shape[2:])
 
-    def anomaly_maps(self, features: list[Tensor], size: int) -> Tensor:
+    def anomaly_maps(self, features: list[Tensor], size: int, own: Tensor | None = None) -> Tensor:
         """The squared distances, resized bilinearly: (B, size, size)."""
-        distances = self.distances(features)[:, None]
+        distances = self.distances(features, own)[:, None]
         return F.interpolate(distances, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
 
 
