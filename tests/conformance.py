@@ -86,7 +86,7 @@ class AllOf(list[list[Tensor]]):
 
 
 class Training:
-    """Preparation and steps of one training on four images, with all of its state; no steps, where a method has none."""
+    """Preparation and steps, if there are any, of one training on four images, with all of its state."""
 
     def __init__(self, case: Case):
         self.case, self.settings = case, case.train_settings

@@ -22,13 +22,18 @@ def model_of(seed: int = 0) -> PaDiM:
 
 def some(images: int, width: int, offset: float = 0.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(images)
-    return torch.randn(images, width, GRID, GRID, generator=generator) * torch.arange(1, width + 1)[:, None, None] + offset
+    return (
+        torch.randn(images, width, GRID, GRID, generator=generator) * torch.arange(1, width + 1)[:, None, None] + offset
+    )
 
 
 def test_distances_are_those_of_each_positions_gaussian():
     model = model_of()
     width = len(model.chosen)
-    training, tested = some(20, width, 1000.0), some(3, width, 1000.0)  # a large mean, which sums of squares suffer from
+    training, tested = (
+        some(20, width, 1000.0),
+        some(3, width, 1000.0),
+    )  # a large mean, which sums of squares suffer from
     with torch.no_grad():
         shares = [share for share, _ in model.prepare(AllOf([[part] for part in training.split(6)]), {})]
     assert shares == sorted(shares)

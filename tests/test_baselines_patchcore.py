@@ -47,6 +47,7 @@ def test_patch_features_are_the_authors(encoder):
 def test_a_full_size_feature_has_1024_values():
     with torch.device("meta"):
         model = build_model(ModelSettings(method="patchcore", encoder="wide_resnet50_2"))
+    assert isinstance(model, PatchCore)
     assert model.memory.entries.shape == (10_000, 1024)
 
 

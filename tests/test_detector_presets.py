@@ -7,8 +7,10 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from detector_runs import write_image, write_images
+from PIL import Image
 
 from omniad.cli import main
 from omniad.config import load_settings, run_settings
@@ -27,8 +29,6 @@ def methods(preset: str) -> list[str]:
 
 @pytest.mark.parametrize(("preset", "method"), [(preset, name) for preset in PRESETS for name in methods(preset)])
 def test_every_method_of_a_preset_can_be_built(preset, method):
-    import torch
-
     settings = choose(preset, method).settings
     assert settings.model.method == method
     with torch.device("meta"):
@@ -84,13 +84,14 @@ def test_fit_is_fast_by_default_and_finds_a_defect(tmp_path, caplog):
     fit(tmp_path / "bolts", tmp_path / "run", config=[small])
     assert load_run_settings(tmp_path / "run").model.method == "patch-memory"
     told = caplog.text
-    assert "A memory of good patches on EfficientNet-Lite0's features, for any machine: 8 good images of 1 product: about" in told
+    assert (
+        "A memory of good patches on EfficientNet-Lite0's features, for any machine: 8 good images of 1 product: about"
+        in told
+    )
     assert "on this CPU" in told and "--preset paper" in told
     pixels = write_image(tmp_path / "test/good.png", seed=0)
     pixels = pixels.copy()
     pixels[16:48, 16:48] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
-    from PIL import Image
-
     Image.fromarray(pixels).save(tmp_path / "test/spoiled.png")
     good, spoiled = Detector(tmp_path / "run", "cpu").predict(tmp_path / "test")
     assert (good.verdict, spoiled.verdict) == ("good", "anomalous")

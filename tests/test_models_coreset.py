@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,7 @@ def test_k_center_is_the_greedy_one(total):
     starts = torch.randperm(total, generator=torch.Generator().manual_seed(7))[:STARTS]
     rounds = list(k_center(cloud, total // 3, torch.Generator().manual_seed(7)))
     assert rounds[-1].tolist() == literal_k_center(cloud.numpy(), total // 3, starts.numpy())
-    assert all(torch.equal(now[: len(before)], before) for before, now in zip(rounds, rounds[1:], strict=False))
+    assert all(torch.equal(now[: len(before)], before) for before, now in pairwise(rounds))
 
 
 def test_k_center_of_more_than_there_are_is_everything():
@@ -125,7 +127,9 @@ def test_drawing_does_not_depend_on_batches_and_goes_on():
     torch.manual_seed(0)
     pieces = list(draw_patches(features(), list, 20, torch.device("cpu"), {}))
     torch.manual_seed(0)
-    whole = finish(draw_patches(AllOf([[torch.cat([part for (part,) in features()])]]), list, 20, torch.device("cpu"), {}))
+    whole = finish(
+        draw_patches(AllOf([[torch.cat([part for (part,) in features()])]]), list, 20, torch.device("cpu"), {})
+    )
     torch.manual_seed(5)
     first = {name: value.clone() for name, value in pieces[0].kept.items()}
     resumed = finish(draw_patches(features(), list, 20, torch.device("cpu"), first))

@@ -35,7 +35,7 @@ def test_the_map_is_the_mean_of_the_scales_distances_in_units():
         deviation = training.std(dim=(0, 2, 3), keepdim=True, unbiased=False)
         padded = F.pad((level - mean) / deviation, (1, 1, 1, 1))
         patches = padded.unfold(2, 3, 1).unfold(3, 3, 1).mean(dim=(4, 5))  # (B, D, h, w)
-        table = cdist(patches.permute(0, 2, 3, 1).flatten(0, 2), model.memories[scale].entries)
+        table = cdist(patches.permute(0, 2, 3, 1).flatten(0, 2), model.get_buffer(f"memories.{scale}.entries"))
         distances = table.min(axis=1).reshape(2, 1, *level.shape[2:]) / model.unit[scale].item()
         expected += F.interpolate(torch.from_numpy(distances), size=(96, 96), mode="bilinear")[:, 0] / 2
     torch.testing.assert_close(model.anomaly_maps(features, 96).double(), expected, rtol=1e-3, atol=1e-3)

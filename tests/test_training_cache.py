@@ -89,7 +89,7 @@ def test_without_room_features_are_computed_anew(run, monkeypatch, caplog, obsta
 def test_a_disk_that_fills_up_meanwhile_is_no_end(run, small_disk, caplog):
     """50 kB of features on a disk with 20 kB left, which the look beforehand did not see."""
     pack = open_pack(run.pack_folder)
-    moved = type(pack)(small_disk, pack.index, pack.images, pack.masks, pack.digest)
+    moved = type(pack)(small_disk, pack.index, pack.images, pack.mask_bits, pack.digest)
     (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 20_000))
     torch.manual_seed(0)
     model = build_model(run.model)

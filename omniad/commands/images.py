@@ -67,12 +67,20 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--out", required=True, type=Path, metavar="RUN_DIR")
     add_preset(sub, default=DEFAULT)
     sub.add_argument(
-        "--epochs", type=positive, metavar="N", help="of a method that trains; default: between 10 and 500, by the preset"
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help="of a method that trains; default: between 10 and 500, by the preset",
     )
     sub.add_argument(
         "--quantile", type=float, default=0.99, help="share of held-out good images that score below the threshold"
     )
-    sub.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's; default: its package's, or fetched once")
+    sub.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="the encoder's; default: its package's, or the configured ones, fetched once",
+    )
     sub.add_argument("--seed", type=int, default=0)
 
     sub = commands.add(

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from omniad.config.checking import KeyPath, Section, Where, known, place, validate
-from omniad.config.settings import RunSettings, Settings
+from omniad.config.settings import Change, RunSettings, Settings
 from omniad.config.snapshot import is_snapshot, snapshot_values
 from omniad.errors import UserError
 
@@ -134,7 +134,7 @@ def run_settings(settings: Settings, dataset: str, run: str, where: Where = "con
     groups: dict[str, Any] = {}
     for group in ("model", "training", "evaluation"):
         section = getattr(settings, group)
-        there = change.per_dataset.get(dataset, {}).get(group, {})
+        there = getattr(change.per_dataset.get(dataset, Change()), group)
         for values, path in ((getattr(change, group), (group,)), (there, ("per_dataset", dataset, group))):
             section = validate(type(section), merge(section.model_dump(), values), where, ("runs", run, *path))
         groups[group] = section

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGES, MASKS, NOTE = "images.npy", "masks.npy", "pack.json"
+# Raise it when a change alters what a pack holds: the workflow then makes packs anew, and older ones are refused.
+PACK_VERSION = 2
+EXACT, PUBLISHED = 1, 2  # bits of the stored masks: the metrics' two definitions resize differently
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,12 @@ class Pack:
     folder: Path
     index: pd.DataFrame
     images: np.ndarray  # (N, S, S, 3) uint8, RGB
-    masks: np.ndarray  # (N, S, S) uint8, 0 or 1
+    mask_bits: np.ndarray  # (N, S, S) uint8: EXACT | PUBLISHED
     digest: str  # a sha256: the same images, masks and index give the same
+
+    def masks(self, members: np.ndarray | int | slice, bit: int = EXACT) -> np.ndarray:
+        """The masks of some images, (..., S, S) bool: of the definition `exact`, or with PUBLISHED of `published`."""
+        return (self.mask_bits[members] & bit) > 0
 
 
 def open_pack(folder: Path) -> Pack:
@@ -42,6 +49,8 @@ def open_pack(folder: Path) -> Pack:
     again = "; `snakemake --cores all data` makes it"
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        if note.get("version") != PACK_VERSION:
+            raise UserError(f"{folder}: a pack of an older version of omniad; remove the folder{again}")
         images, masks = (np.load(folder / name, mmap_mode="r") for name in (IMAGES, MASKS))
         digest, index_sha256, shape = note["digest"], note["index_sha256"], (note["images"], note["size"], note["size"])
     except FileNotFoundError:

@@ -193,7 +193,9 @@ def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
     scores, medians = [], []
     for start in range(0, len(rows), detector.settings.evaluation.batch_size):
         part = rows.iloc[start : start + detector.settings.evaluation.batch_size]
-        maps, found = detector.compute(pack.images[part["row"].to_numpy()], part.index.to_numpy() if leaves_out else None)
+        maps, found = detector.compute(
+            pack.images[part["row"].to_numpy()], part.index.to_numpy() if leaves_out else None
+        )
         scores.append(found)
         medians.append(np.median(maps, axis=(1, 2)))
     threshold = make_threshold(np.concatenate(scores), np.concatenate(medians), rows["class"].tolist(), quantile)
@@ -211,4 +213,6 @@ def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
 def _some_of_each(classes: pd.Series) -> list[int]:
     """Positions of at most HELD_OUT_MOST images of each class, evenly spread."""
     members = [np.flatnonzero(classes == name) for name in sorted(set(classes))]
-    return sorted(int(place) for each in members for place in each[own.spread(min(len(each), own.HELD_OUT_MOST), len(each))])
+    return sorted(
+        int(place) for each in members for place in each[own.spread(min(len(each), own.HELD_OUT_MOST), len(each))]
+    )

@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from omniad.config import RunSettings
-from omniad.data.packs import Pack, normalise, open_pack
+from omniad.data.packs import PUBLISHED, Pack, normalise, open_pack
 from omniad.devices import pick_device
 from omniad.energy import EnergyMeter
 from omniad.errors import UserError
@@ -117,13 +117,14 @@ def _evaluate_draws(
 ) -> tuple[list[ClassResult], np.ndarray]:
     """A class's results, one a draw of the random projection (one if nothing is drawn), and the first draw's maps."""
     members = rows.index.to_numpy()
-    masks, labels, names = pack.masks[members], rows["label"].to_numpy(), rows["image"].tolist()
+    masks, published = pack.masks(members), pack.masks(members, PUBLISHED)
+    labels, names = rows["label"].to_numpy(), rows["image"].tolist()
     maps, results = np.empty(0), []
     for draw in reversed(range(DRAWS if model.draws else 1)):  # the first draw last, so that its maps are the ones left
         model.seed_draws(draw)
         del maps  # before the next ones are made
         maps, scores = compute_maps(model, pack.images, members, settings, batches)
-        results.append(evaluate_class(maps, masks, labels, scores=scores, names=names, curves=draw == 0))
+        results.append(evaluate_class(maps, masks, labels, published, scores=scores, names=names, curves=draw == 0))
     return results[::-1], maps
 
 

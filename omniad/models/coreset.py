@@ -80,7 +80,7 @@ def sample_size(most: int, images: int, positions: int) -> int:
 
 
 def _some(total: int, count: int, seed: int) -> Tensor:
-    """`count` of the numbers below `total`; a seed of its own for every image, so that nothing hangs on their batches."""
+    """`count` of the numbers below `total`; every image has its own seed, so that its batch does not matter."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
 
 

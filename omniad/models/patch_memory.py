@@ -1,9 +1,10 @@
 """Patch memory: an image is as anomalous as its patches are far from the kept patches of good images.
 
 PatchCore's idea (Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022), made for small
-encoders and a CPU. What differs: each scale has a memory of its own, so that a fine and a coarse look need not have been
-seen together, and the coarse scale has a quarter of the patches to look up; features are standardised; a distance counts
-in units of what is usual at its scale; an image's score is what its map shows beyond what good images show there.
+encoders and a CPU. What differs: each scale has a memory of its own, so that a fine and a coarse look need not have
+been seen together, and the coarse scale has a quarter of the patches to look up; features are standardised; a distance
+counts in units of what is usual at its scale; an image's score is what its map shows beyond what good images show
+there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings
-from omniad.models.any_encoder import make_encoder
 from omniad.models.anomaly_map import smooth
+from omniad.models.any_encoder import make_encoder
 from omniad.models.coreset import Memory, Sample, draw_patches, part_of, sample_size
 from omniad.models.method import AllFeatures, LeavesOut, Prepared
 from omniad.models.standardise import Standardise

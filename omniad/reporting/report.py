@@ -56,6 +56,7 @@ def write_report(settings: Settings) -> Path:
         "duration": duration,
         "link": lambda path: relative_link(path, content.results),
         "paper_vs_code": relative_link(PAPER_VS_CODE, content.results),
+        "about_verdicts": relative_link(VERDICTS, content.results),
     }
     for table in content.tables:
         write_table(environment, table, content.results / "tables")
@@ -109,6 +110,7 @@ def _write(file: Path, text: str) -> None:
 log = logging.getLogger(__name__)
 
 PAPER_VS_CODE = CONFIG_FOLDER.parent / "docs" / "paper-vs-code.md"
+VERDICTS = CONFIG_FOLDER.parent / "docs" / "verdicts.md"
 
 
 @dataclass(frozen=True)

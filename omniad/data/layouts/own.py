@@ -33,9 +33,7 @@ def read(source: SourceSettings) -> list[Record]:
             f"{folder}: no images in it; it must hold a product's good images, or a folder of them for each product"
         )
     return [
-        record
-        for product in products
-        for record in _hold_out(product, _read_product(folder, product), source.held_out)
+        record for product in products for record in _hold_out(product, _read_product(folder, product), source.held_out)
     ]
 
 

@@ -57,7 +57,9 @@ class PaDiM(TrainingFree):
         device, double = self.mean.device, torch.double
         done = int(kept["images"]) if kept else 0
         total = kept["sum"].to(device) if kept else torch.zeros(GRID**2, width, dtype=double, device=device)
-        products = kept["products"].to(device) if kept else torch.zeros(*total.shape, width, dtype=double, device=device)
+        products = (
+            kept["products"].to(device) if kept else torch.zeros(*total.shape, width, dtype=double, device=device)
+        )
         for (batch,) in features.after(done):
             x = batch.flatten(2).permute(2, 0, 1).double()  # (P, B, d)
             total += x.sum(dim=1)
