@@ -24,7 +24,7 @@ from omniad.models.anomaly_map import smooth
 from omniad.models.method import LeavesOut
 from omniad.models.precision import arithmetic
 from omniad.parallel import in_order, usable_cores
-from omniad.runs.files import MODEL, THRESHOLD
+from omniad.runs.files import THRESHOLD
 from omniad.runs.provenance import load_run_settings
 
 VIEW = 1024  # pixels of the longest side of the image that is kept to look at
@@ -70,7 +70,7 @@ class Detector:
         if kept and of_other_weights(kept, self.run_dir):
             if threshold is None:
                 raise UserError(
-                    f"{self.run_dir / THRESHOLD}: of other weights than {MODEL}; repeat `omniad fit`, or give --threshold"
+                    f"{self.run_dir / THRESHOLD}: belongs to other weights; repeat `omniad fit`, or give --threshold"
                 )
             kept = None
         self.threshold = kept.threshold if kept and threshold is None else threshold
