@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from omniad.data import growing_pack, pack_writer
 from omniad.data.images import read_masks
 from omniad.data.index import write_index
 from omniad.data.pack_writer import write_pack
-from omniad.data.packs import NOTE, PUBLISHED, open_pack
+from omniad.data.packs import NOTE, PUBLISHED, open_pack, read_rows
 from omniad.errors import UserError
 
 SIZE = 32
@@ -244,3 +245,35 @@ def test_kill_in_the_middle_then_the_same_command_ends_right(tmp_path, monkeypat
     assert (images == expected).all()
     assert names(tmp_path / "64") == ["images.npy", "masks.npy", NOTE]
     assert os.access(tmp_path / "64/images.npy", os.R_OK)
+
+
+def test_rows_are_read_past_the_mapping(tmp_path):
+    file, rng = tmp_path / "0.npy", np.random.default_rng(0)
+    np.save(file, rng.random((50, 7, 9)).astype(np.float16))
+    array, rows = np.load(file, mmap_mode="r"), rng.permutation(50)[:20]
+    assert np.array_equal(read_rows(array, rows), array[rows])
+    assert np.array_equal(read_rows(array[3:], rows[:9] % 40), array[3:][rows[:9] % 40])  # a part of a mapping
+    assert np.array_equal(read_rows(np.array(array), rows), array[rows])
+    assert read_rows(array, np.arange(0)).shape == (0, 7, 9)
+    with file.open("rb+") as cut:
+        cut.truncate(file.stat().st_size - 1)
+    with pytest.raises(OSError, match="ends too early"):
+        read_rows(array, np.array([49]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells which pages are a process's own")
+def test_what_is_read_is_no_memory_of_the_process(tmp_path):
+    file = tmp_path / "0.npy"
+    np.save(file, np.ones((64, 2**16), np.uint8))  # 4 MiB
+    array = np.load(file, mmap_mode="r")
+
+    def resident() -> int:
+        """KiB of the mapping."""
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        next(line for line in lines if line.endswith(str(file)))
+        return int(next(line for line in lines if line.startswith("Rss:")).split()[1])
+
+    assert read_rows(array, np.arange(64)).all()
+    assert resident() < 128
+    assert array[np.arange(64)].all()
+    assert resident() >= 4096

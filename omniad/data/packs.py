@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +65,32 @@ def open_pack(folder: Path) -> Pack:
     if index_sha256 != sha256_file(index_csv) or images.shape != (*shape, 3) or masks.shape != shape:
         raise UserError(f"{folder}: the pack does not belong to {index_csv}; remove the folder{again}")
     return Pack(folder, index, images, masks, digest)
+
+
+def read_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """array[rows], as a copy; of a memory-mapped array it is read from the file instead of through the mapping.
+
+    A mapping's pages count as the process's own memory, in which a data set of many gigabytes would gather over an
+    epoch: a reason for Slurm to end the job. What is only read is dropped when memory gets short.
+    """
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):  # a part of one has another offset
+        return array[rows]
+    found = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    size = math.prod(array.shape[1:]) * array.itemsize
+    with Path(str(array.filename)).open("rb", buffering=0) as file:
+        for row, target in zip(rows.tolist(), found, strict=True):
+            file.seek(array.offset + row * size)
+            rest = memoryview(target).cast("B")
+            while rest:
+                rest = rest[_read_into(file, rest) :]
+    return found
+
+
+def _read_into(file: FileIO, target: memoryview) -> int:
+    count = file.readinto(target)
+    if not count:
+        raise OSError(f"{file.name} ends too early")
+    return count
 
 
 def normalise(images: np.ndarray) -> torch.Tensor:

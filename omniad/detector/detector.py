@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from omniad.data.images import read_any_image, resize
 from omniad.data.packs import normalise
 from omniad.detector.inputs import find_images
-from omniad.detector.threshold import read_threshold
+from omniad.detector.threshold import of_other_weights, read_threshold
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.models import load_model
@@ -24,6 +24,7 @@ from omniad.models.anomaly_map import smooth
 from omniad.models.method import LeavesOut
 from omniad.models.precision import arithmetic
 from omniad.parallel import in_order, usable_cores
+from omniad.runs.files import THRESHOLD
 from omniad.runs.provenance import load_run_settings
 
 VIEW = 1024  # pixels of the longest side of the image that is kept to look at
@@ -64,10 +65,16 @@ class Detector:
         self.settings = load_run_settings(run_dir)
         self.size = self.settings.data.image_size
         kept = read_threshold(self.run_dir)
-        self.threshold = kept.threshold if kept and threshold is None else threshold
-        self.typical = kept.typical if kept else None  # the map's usual value where all is well
         self.device = pick_device() if device is None else torch.device(device)
         self.model = load_model(run_dir, self.device)
+        if kept and of_other_weights(kept, self.run_dir):
+            if threshold is None:
+                raise UserError(
+                    f"{self.run_dir / THRESHOLD}: belongs to other weights; repeat `omniad fit`, or give --threshold"
+                )
+            kept = None
+        self.threshold = kept.threshold if kept and threshold is None else threshold
+        self.typical = kept.typical if kept else None  # the map's usual value where all is well
 
     def predict(
         self, images: str | Path | Iterable[str | Path], skipped: dict[Path, str] | None = None

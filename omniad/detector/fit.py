@@ -23,10 +23,11 @@ from omniad.detector.presets import DEFAULT, Chosen, choose
 from omniad.detector.threshold import make_threshold, write_threshold
 from omniad.devices import pick_device
 from omniad.errors import UserError
+from omniad.files import sha256_file
 from omniad.models import build_model
 from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.encoder import load_weights
-from omniad.runs.files import CONFIG, PREPARED
+from omniad.runs.files import CONFIG, MODEL, PREPARED, THRESHOLD
 from omniad.runs.provenance import load_run_settings
 from omniad.training.cost import cpu_hours
 from omniad.training.train import train
@@ -91,6 +92,7 @@ def fit(
     device = pick_device()
     _announce(run, pack, chosen.about, on_cpu=device.type == "cpu")
     train(run, seed, run_dir, device)
+    (run_dir / THRESHOLD).unlink(missing_ok=True)  # it is made anew, whatever became of the old one
     _write_threshold(Detector(run_dir, device), pack, quantile)
     if "test" in set(pack.index["split"]):
         log.info("It came with test images: `omniad evaluate %s` measures the detector on them.", run_dir)
@@ -199,7 +201,7 @@ def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
         scores.append(found)
         medians.append(np.median(maps, axis=(1, 2)))
     threshold = make_threshold(np.concatenate(scores), np.concatenate(medians), rows["class"].tolist(), quantile)
-    write_threshold(detector.run_dir, threshold)
+    write_threshold(detector.run_dir, threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL)))
     log.info(
         "threshold %.6g: %g %% of %d good images, each scored as if it were new, score at most that. Next: "
         "`omniad predict %s IMAGES --out DIR`",

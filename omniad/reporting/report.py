@@ -31,6 +31,7 @@ from omniad.reporting.tables import SHOWN, Table, build_tables, find
 from omniad.runs.files import SCORES
 from omniad.runs.finished import FinishedRun, evaluated_folders, read_run
 from omniad.runs.measurements import Measurement, collect, write_measurements
+from omniad.runs.weights import measured_others
 from omniad.wording import duration
 
 DETAILED = 3  # misses and false alarms a class of the runs that are shown in detail
@@ -203,6 +204,8 @@ def _readable(results: Path) -> tuple[list[FinishedRun], list[Measurement], list
     for folder in evaluated_folders(results):
         try:
             run = read_run(folder)
+            if problem := measured_others(folder, run.provenance):
+                raise UserError(problem)
             measurements += collect([run])
             runs.append(run)
         except UserError as error:

@@ -37,10 +37,10 @@ CARDS = {
 BATCH = 8  # images of a timed pass through an encoder
 ASSUMED_SHARE = 0.2  # of a named card's peak that a training reaches: a guess, no card was measured
 
-# Of MambaAD's scan, forward and backward. The kernel: 75 instructions for a state's step, in multiply-adds at the rate
-# at which the rest of a training goes, by their number, not measured. Plain PyTorch: measured on one core; on a GPU by
-# the 430 bytes that a state's step writes, at 1.3 TB/s.
-KERNEL_WORK = 25
+# Of MambaAD's scan, forward and backward. The kernel: a state's step in multiply-adds, at the rate of the rest of a
+# training, as measured on an H200 (56 of the 97 ms of a step of 16 images). Plain PyTorch: measured on one core; on a
+# GPU by the 430 bytes that a state's step writes, at 1.3 TB/s.
+KERNEL_WORK = 24
 PLAIN_STEPS_A_CORE, PLAIN_STEPS_A_GPU = 6e6, 3e9  # a second
 REFUSED_DAYS = 2  # of the scan alone, in plain PyTorch
 
