@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniad.devices import check_memory
 from omniad.models.method import AllFeatures, Prepared
 
 STARTS = 10  # random patches whose mean distance is every patch's first
@@ -57,6 +58,8 @@ def draw_patches(
         for scale, values in enumerate(scales):  # (B, P, D)
             count = sample_size(most, features.images, values.shape[1]) // features.images
             if f"patches{scale}" not in filled:
+                needed = 4.0 * features.images * count * values.shape[2]
+                check_memory(2 * needed, f"a sample of {features.images * count:,} patches", "lower model.candidates")
                 filled[f"patches{scale}"] = torch.empty(features.images, count, values.shape[2])
                 filled[f"places{scale}"] = torch.empty(features.images, count, dtype=torch.long)
                 filled[f"positions{scale}"] = torch.tensor(values.shape[1])
@@ -102,6 +105,8 @@ class Memory(nn.Module):
 
     def __init__(self, size: int, channels: int):
         super().__init__()
+        if torch.get_default_device().type == "cpu":
+            check_memory(4.0 * size * channels, f"a memory of {size:,} patches", "lower model.memory")
         self.register_buffer("entries", torch.zeros(size, channels))
         self.register_buffer("images", torch.full((size,), -1))
 
