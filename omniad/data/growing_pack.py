@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from omniad.data.packs import IMAGES, MASKS, NOTE
+from omniad.data.packs import IMAGES, MASKS, NOTE, PACK_VERSION
 from omniad.errors import UserError
 
 BATCH = 16  # rows that are vouched for together
@@ -42,7 +42,8 @@ class GrowingPack:
         self._files: dict[str, int] = {}
         self._starts: dict[str, int] = {}
         # Another PIL may decode or resize to other bytes.
-        key = json.dumps({"index": index_sha256, "size": size, "images": count, "pillow": PIL.__version__})
+        made_by = {"version": PACK_VERSION, "pillow": PIL.__version__}
+        key = json.dumps({"index": index_sha256, "size": size, "images": count, **made_by})
         lines = self._notes.read_text(encoding="utf-8").splitlines() if self._notes.exists() else []
         if lines[:1] != [key]:
             for part in self._parts.values():

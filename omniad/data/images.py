@@ -67,10 +67,16 @@ def resize(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def read_mask(file: str | Path, size: int) -> np.ndarray:
-    """A mask file as (S, S) uint8 of 0 and 1: anything above 0 is defect; resized bilinearly, then above 0.5."""
+def read_masks(file: str | Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A mask file as two bool masks (S, S), for the metrics' two definitions; anything above 0 is defect.
+
+    Exact: resized bilinearly as numbers of full precision, then above 0.5. Published: resized as 8-bit grey values of 0
+    and 255, then above half of 255, as the toolbox behind the printed numbers does it. A pixel that is exactly half
+    defect is 127.5 there, which is rounded up; halves are common where the side shrinks by a power of two.
+    """
     with Image.open(file) as image:
         native = np.asarray(image)
     defect = (native if native.ndim == 2 else native[..., :3].max(axis=2)) > 0
-    resized = Image.fromarray(defect.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR)
-    return (np.asarray(resized) > 0.5).astype(np.uint8)
+    numbers, greys = Image.fromarray(defect.astype(np.float32)), Image.fromarray(defect.astype(np.uint8) * 255)
+    exact, published = (np.asarray(mask.resize((size, size), Image.Resampling.BILINEAR)) for mask in (numbers, greys))
+    return exact > 0.5, published > 127

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from omniad.config import SourceSettings
 from omniad.data.growing_pack import BATCH, GrowingPack
-from omniad.data.images import read_image, read_mask, read_own_image
+from omniad.data.images import read_image, read_masks, read_own_image
 from omniad.data.index import read_index
-from omniad.data.packs import NOTE
+from omniad.data.packs import EXACT, NOTE, PACK_VERSION, PUBLISHED
 from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write, sha256_file
 from omniad.locks import locked
@@ -60,7 +60,8 @@ def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int
                 f"{out_dir}: the system ended a worker, for want of memory perhaps; repeat to go on"
             ) from None
         digest = hashlib.sha256(f"{content_sha256}{index_sha256}{size}".encode()).hexdigest()
-        note = {"size": size, "images": len(index), "index_sha256": index_sha256, "digest": digest}
+        note = {"version": PACK_VERSION, "size": size, "images": len(index)}
+        note |= {"index_sha256": index_sha256, "digest": digest}
         with atomic_write(out_dir / NOTE) as file:
             json.dump(note, file, indent=1)
     log.info("%s: %d images at %d pixels are in %s/", source.title, len(index), size, out_dir)
@@ -120,7 +121,8 @@ def _decode(
             images[k] = read(path, growing.size)
             if mask:
                 path = f"{folder}/{mask}"
-                masks[k] = read_mask(path, growing.size)
+                exact, published = read_masks(path, growing.size)
+                masks[k] = EXACT * exact + PUBLISHED * published
         except BROKEN as error:
             problems.append(f"{path} ({' '.join(str(error).split())})")
     return "" if problems else growing.put(start, images, masks), problems

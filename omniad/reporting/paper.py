@@ -35,6 +35,11 @@ class Printed:
         """Digits behind the decimal point."""
         return len(self.text.partition(".")[2])
 
+    @property
+    def rounding(self) -> float:
+        """The most that printing can have moved it: half a unit of the last digit."""
+        return 0.5 * 10**-self.decimals
+
 
 def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
     """The printed numbers of one table by (dataset, row, metric).

@@ -93,12 +93,20 @@ class Training:
         if state is None:
             return Position(started=now())
         position = restore(state, self.model, self.optimizers, self.device)
-        if position.prepared and position.epoch == self.epochs:
+        if self._is_last(position):
             log.info("%s: already trained; its files are written again from %s", self.title, self.state.folder)
         else:
             position.resumes += 1
             log.info("%s: goes on after epoch %d, step %d", self.title, position.epoch, position.step)
         return position
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no step is left, so that the weights are those that were saved."""
+        return self._is_last(self.position)
+
+    def _is_last(self, position: Position) -> bool:
+        return position.prepared and position.epoch == self.epochs
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]

@@ -1,5 +1,6 @@
 # From an address to packed arrays. A user's own archives, folders and weights are never declared as output, because
 # Snakemake deletes those before it makes them; small stamps stand for them.
+from omniad.data.packs import PACK_VERSION
 from omniad.data.weights import is_fetched, weights_path
 
 
@@ -99,5 +100,6 @@ rule pack:
     params:
         folder=subpath(output[0], parent=True),
         size=settings.data.image_size,
+        version=PACK_VERSION,
     shell:
         "{OMNIAD} pack --config {CONFIG} --dataset {wildcards.dataset} --index {input.index} --out {params.folder}"

@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from omniad.config import CONFIG_FOLDER, Section, Settings, known, read_yaml, validate
 
@@ -59,6 +59,12 @@ class Range(Section):
     columns: list[str]
     at_most: float | None = None
     at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Range:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("must have either at_most or at_least")
+        return self
 
 
 class Mean(Section):
