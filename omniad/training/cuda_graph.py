@@ -84,9 +84,15 @@ class GraphedStep:
 def record_graph(work: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Callable[[], None], tuple[Tensor, Tensor]]:
     """`work` as a CUDA graph. Raises RuntimeError where it waits for the device or asks the CPU for something."""
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on reading and pinning batches meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        results = work()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        # Other threads may go on reading and pinning batches meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            results = work()
+    except BaseException:
+        generator.graphsafe_set_state(before)  # else it refuses to draw: it believes that the recording goes on
+        raise
     return graph.replay, results
 
 
