@@ -68,9 +68,8 @@ class Detector:
         self.model = load_model(run_dir, self.device)
         if kept and of_other_weights(kept, self.run_dir):
             if threshold is None:
-                raise UserError(
-                    f"{self.run_dir / THRESHOLD}: of other weights than {MODEL}; repeat `omniad fit`, or give --threshold"
-                )
+                file = self.run_dir / THRESHOLD
+                raise UserError(f"{file}: of other weights than {MODEL}; repeat `omniad fit`, or give --threshold")
             kept = None
         self.threshold = kept.threshold if kept and threshold is None else threshold
         self.typical = kept.typical if kept else None  # the map's usual value where all is well
