@@ -15,8 +15,9 @@ from omniad.config import EvaluationSettings, RunSettings
 from omniad.evaluation.batches import Batches
 from omniad.evaluation.evaluate import compute_maps
 from omniad.models import Method
+from omniad.models.precision import arithmetic
 from omniad.training.cuda_graph import GraphedStep
-from omniad.training.loop import arithmetic, train_step
+from omniad.training.loop import train_step
 
 from .bench import Bench, Row, distance, feature_batches
 

@@ -14,7 +14,9 @@ from omniad.config.shown import FigureSettings, TableSettings, VerdictSettings
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
-MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg"]
+MethodName = Literal[
+    "omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "patchcore", "padim", "patch-memory"
+]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
 EfficientNetLite = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
@@ -70,6 +72,9 @@ class SourceSettings(DownloadSettings):
     counts: str = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
     resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which of its versions")
     views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(default=[], description="Real-IAD: which; empty: all")
+    held_out: float = Field(
+        default=0.2, ge=0, lt=1, description="own: share of a product's good images that are kept for the threshold"
+    )
     miniature: bool = Field(
         default=False, description="made by `omniad miniature`; its accuracies compare with nothing"
     )
@@ -121,6 +126,10 @@ class ModelSettings(Section):
     standardise: bool = Field(
         default=False,
         description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
+    )
+    memory: int = Field(default=10_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
+    candidates: int = Field(
+        default=100_000, ge=1, description="random patches of the training images that these are chosen from"
     )
     jitter: float = Field(
         default=20.0, ge=0, description="scale of the noise on the neck's output in training; 0 is off"

@@ -1,4 +1,4 @@
-"""The score above which an image is called anomalous, from good images that were held out of training."""
+"""The score above which an image is called anomalous, from good images that the model had not seen."""
 
 from __future__ import annotations
 

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling as compiling
+
+from omniad.models.kernels import lacking
 
 EPS = 1e-5  # PyTorch's, as released
 
@@ -14,11 +17,18 @@ EPS = 1e-5  # PyTorch's, as released
 class NormSiLU(nn.Module):
     """Zero mean and unit variance over the positions, per image and channel, then SiLU; no weights.
 
-    In training with a backward pass of its own, which reads memory half as often as autograd's would.
+    In training with a backward pass of its own, which reads memory half as often as autograd's would; on a GPU in
+    Triton kernels, where Triton is (norm_triton.py).
     """
+
+    kernels = True  # False computes the same in PyTorch's operations
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
+        if self.kernels and x.is_cuda and x.dtype != torch.double and not compiling() and not lacking():
+            from omniad.models.norm_triton import KernelNormSiLU
+
+            return KernelNormSiLU.apply(x, EPS)  # type: ignore[return-value]
         if self.training:
             return _NormSiLU.apply(x)  # type: ignore[return-value]
         return F.silu(F.instance_norm(x.transpose(1, 2), eps=EPS)).transpose(1, 2)

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings
 from omniad.models.attention import Attention
 from omniad.models.norm import NormSiLU
+from omniad.models.random_projection import RandomProjections
 from omniad.models.readings import READINGS
 
 
 class OmniBlock(nn.Module):
     """O = MLP(Y2 + F5) + X (eq. 5); with one branch alone, MLP(Y2) + X or MLP(F5) + X (Table V)."""
 
-    def __init__(self, width: int, settings: ModelSettings, generator: torch.Generator):
+    def __init__(self, width: int, settings: ModelSettings, random: RandomProjections):
         super().__init__()
-        self.global_branch = GlobalBranch(width, settings, generator) if settings.branches != "local" else None
+        self.global_branch = GlobalBranch(width, settings, random) if settings.branches != "local" else None
         self.local_branch = LocalBranch(width) if settings.branches != "global" else None
         self.mlp = MLP(width)
 
@@ -42,11 +42,11 @@ class OmniBlock(nn.Module):
 class GlobalBranch(nn.Module):
     """Two attentions in series, each with learnable tokens for Q or for K and V; either can be left out."""
 
-    def __init__(self, width: int, settings: ModelSettings, generator: torch.Generator):
+    def __init__(self, width: int, settings: ModelSettings, random: RandomProjections):
         super().__init__()
         first, second = settings.first_attention, settings.second_attention
-        self.first = Attention(width, first, settings, generator) if first != "skip" else None
-        self.second = Attention(width, second, settings, generator) if second != "skip" else None
+        self.first = Attention(width, first, settings, random) if first != "skip" else None
+        self.second = Attention(width, second, settings, random) if second != "skip" else None
         self.input_residual = READINGS[settings.variant].input_residual
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -154,8 +154,12 @@ class WholePass:
         self._features = features
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        size = self._features.batch_size
-        return self._features.batches([np.arange(i, min(i + size, self.images)) for i in range(0, self.images, size)])
+        return self.after(0)
+
+    def after(self, images: int) -> Iterator[list[Tensor]]:
+        """The same without the first so many images."""
+        starts, size = range(images, self.images, self._features.batch_size), self._features.batch_size
+        return self._features.batches([np.arange(start, min(start + size, self.images)) for start in starts])
 
 
 def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
