@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from omniad.config import Settings
+from omniad.errors import UserError
 from omniad.runs.files import LOCK, METRICS, MODEL, PROGRESS, RunName
+from omniad.runs.provenance import read_provenance
 from omniad.runs.targets import target_names
+from omniad.runs.weights import measured_others
 from omniad.slurm import SlurmJob, queued_jobs, step_name
 from omniad.wording import duration
 
@@ -66,12 +69,20 @@ def _evaluation_status(name: RunName, folder: Path, logs: Path, jobs: Mapping[st
         state = "queued" if evaluation.waits else "running"
         return RunStatus(folder, state, _in_a_row("evaluation", _job(evaluation)))
     if (folder / METRICS).exists():
-        return RunStatus(folder, "done")
+        problem = _metrics_problem(folder)
+        return RunStatus(folder, "trained", problem) if problem else RunStatus(folder, "done")
     log = _log(logs, "evaluate", name)
     error = _error(log)
     if error:
         return RunStatus(folder, "failed", f"evaluation: {error}; log: {log}")
     return RunStatus(folder, "trained", "not evaluated")
+
+
+def _metrics_problem(folder: Path) -> str:
+    try:
+        return measured_others(folder, read_provenance(folder))
+    except UserError as error:
+        return str(error)
 
 
 def _log(logs: Path, step: str, name: RunName) -> Path:

@@ -250,6 +250,6 @@ def test_weights_that_cannot_be_fetched_are_told_with_address_and_place(tmp_path
 
 
 def test_epochs_by_default_make_about_five_thousand_steps_within_the_papers():
-    assert default_epochs(226) == 22  # MVTec-AD's 3,629 images
-    assert default_epochs(5) == 500  # 80 images: as many as the paper trains
-    assert default_epochs(10_000) == 10
+    assert default_epochs(5000, 226) == 22  # MVTec-AD's 3,629 images
+    assert default_epochs(5000, 5) == 500  # 80 images: as many as the paper trains
+    assert default_epochs(5000, 10_000) == 10

@@ -9,12 +9,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from omniad.config.checking import Section
+from omniad.config.shown import FigureSettings, TableSettings, VerdictSettings
 from omniad.config.types import MEMORY, Batch, MadePath, Many, Name, PathText, Pixels, Seed, at_most
 
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
-MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg"]
+MethodName = Literal[
+    "omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "patchcore", "padim", "patch-memory"
+]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
 EfficientNetLite = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
@@ -23,8 +26,6 @@ Learnable = Literal["q", "kv", "none", "skip"]
 Variant = Literal["equations", "released"]
 VARIANTS: tuple[Variant, ...] = ("released", "equations")  # as the tables order them
 Branches = Literal["both", "global", "local"]
-Metric = Literal["I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AU-PRO", "mAD"]
-Column = Literal[Metric, "parameters", "FLOPs"]
 
 
 def _square(tokens: int) -> int:
@@ -74,6 +75,9 @@ class SourceSettings(DownloadSettings):
     counts: PathText = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
     resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which of its versions")
     views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(default=[], description="Real-IAD: which; empty: all")
+    held_out: float = Field(
+        default=0.2, ge=0, lt=1, description="own: share of a product's good images that are kept for the threshold"
+    )
     miniature: bool = Field(
         default=False, description="made by `omniad miniature`; its accuracies compare with nothing"
     )
@@ -130,6 +134,10 @@ class ModelSettings(Section):
         default=False,
         description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
     )
+    memory: int = Field(default=10_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
+    candidates: int = Field(
+        default=100_000, ge=1, description="random patches of the training images that these are chosen from"
+    )
     jitter: float = Field(
         default=20.0, ge=0, description="scale of the noise on the neck's output in training; 0 is off"
     )
@@ -182,45 +190,26 @@ class EvaluationSettings(Section):
     )
 
 
-class RunChange(Section):
-    """What one run changes of the defaults; `per_dataset` changes more on single data sets."""
+class Change(Section):
+    """What differs from the defaults."""
 
     model: dict[str, Any] = Field(default={})
     training: dict[str, Any] = Field(default={})
     evaluation: dict[str, Any] = Field(default={})
-    per_dataset: dict[Name, dict[Literal["model", "training", "evaluation"], dict[str, Any]]] = Field(default={})
+    unlike: str = Field(
+        default="", description="how it differs from the publication; the report gives the reason and no verdict"
+    )
+
+
+class RunChange(Change):
+    """What one run changes of the defaults; `per_dataset` changes more on single data sets."""
+
+    per_dataset: dict[Name, Change] = Field(default={})
     note: str = Field(default="", description="shown beside the run's numbers in the report")
 
-
-class RowSettings(Section):
-    label: str = Field(description="the paper's row, as in config/paper/")
-    dataset: Name = Field(default="mvtec")
-    run: str = Field(default="", description="empty: a row that is only printed")
-    target: str = Field(
-        default="", description="one of the table's `targets`, which trains its run in place of the table's own"
-    )
-
-
-class TableSettings(Section):
-    title: str
-    paper: PathText = Field(default="", description="file in config/paper/ with what is printed; empty: nothing is")
-    columns: list[Column] = Field(description="metrics, parameters or FLOPs, as the paper orders them")
-    about: str = Field(default="", description="one or two sentences that stand before the table in the report")
-    head: str = Field(default="Method", description="heading of the first column")
-    extra_runs: list[str] = Field(default=[], description="shown below each row that has a run, where they were run")
-    targets: list[Annotated[str, Field(pattern="^[a-z]\\w*$")]] = Field(
-        default=[], description="what single rows may name as their target"
-    )
-    rows: list[RowSettings]
-
-
-class FigureSettings(Section):
-    title: str
-    run: str = "default"
-    datasets: list[str] = Field(default=["mvtec", "visa"])
-    classes: Annotated[int, at_most(100, "more fit onto no page")] = Field(
-        default=4, ge=1, description="classes shown per data set"
-    )
+    def unlike_on(self, dataset: str) -> str:
+        """How the run differs from the publication on a data set; empty when it doesn't."""
+        return self.per_dataset.get(dataset, Change()).unlike or self.unlike
 
 
 class PretrainSettings(Section):
@@ -249,6 +238,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     pretrain: PretrainSettings = PretrainSettings()
+    verdicts: VerdictSettings = VerdictSettings()
     runs: dict[Name, RunChange] = Field(default={"default": RunChange()})
     tables: dict[Name, TableSettings] = Field(default={})
     figures: dict[Name, FigureSettings] = Field(default={})

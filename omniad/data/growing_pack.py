@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from omniad.data.packs import IMAGES, MASKS, NOTE
+from omniad.data.packs import IMAGES, MASKS, NOTE, PACK_VERSION
 from omniad.errors import UserError
 
 BATCH = 16  # rows that are vouched for together
@@ -43,7 +43,7 @@ class GrowingPack:
         self._starts: dict[str, int] = {}
         # Another PIL may decode or resize to other bytes.
         facts = {"index": index_sha256, "files": files_sha256, "size": size, "images": count}
-        key = json.dumps(facts | {"pillow": PIL.__version__})
+        key = json.dumps(facts | {"version": PACK_VERSION, "pillow": PIL.__version__})
         lines = self._notes.read_text(encoding="utf-8").splitlines() if self._notes.exists() else []
         if lines[:1] != [key]:
             for part in self._parts.values():

@@ -68,13 +68,18 @@ def resize(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def read_mask(
+def read_masks(
     file: str | Path, size: int, turned_like: str | Path | None = None, numbered: bool = False
-) -> tuple[np.ndarray, str]:
-    """A mask file as (S, S) uint8 of 0 and 1, resized bilinearly, then above 0.5; and what is to be told about it.
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """A mask file as two bool masks (S, S), for the metrics' two definitions, and what is to be told about it.
+
+    Exact: resized bilinearly as numbers of full precision, then above 0.5. Published: resized as 8-bit grey values of 0
+    and 255, then above half of 255, as the toolbox behind the printed numbers does it. A pixel that is exactly half
+    defect is 127.5 there, which is rounded up; halves are common where the side shrinks by a power of two.
 
     The other arguments are those of `decode_mask`.
     """
     defect, note = decode_mask(file, turned_like, numbered)
-    resized = Image.fromarray(defect.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR)
-    return (np.asarray(resized) > 0.5).astype(np.uint8), note
+    numbers, greys = Image.fromarray(defect.astype(np.float32)), Image.fromarray(defect.astype(np.uint8) * 255)
+    exact, published = (np.asarray(mask.resize((size, size), Image.Resampling.BILINEAR)) for mask in (numbers, greys))
+    return exact > 0.5, published > 127, note

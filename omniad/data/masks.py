@@ -135,7 +135,7 @@ def _by_colours(mask: Image.Image, lossy: bool) -> tuple[np.ndarray, str]:
     pixels = np.asarray(mask)
     levels = pixels.max(axis=2)  # of a grey pixel, its grey
     colours = None if lossy else mask.getcolors(MOST_NUMBERS + 1)  # None: more than that
-    if colours is not None and any(len(set(colour)) > 1 for _, colour in colours):
+    if colours is not None and any(pixel.min() < pixel.max() for pixel in (np.array(colour) for _, colour in colours)):
         if len(colours) > 1 and (0, 0, 0) not in {colour for _, colour in colours}:
             raise ValueError(f"colours without black, so that the ground can't be told from the defect; {MISREAD}")
         return levels > 0, ""

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from omniad.config import SourceSettings
 from omniad.data.growing_pack import BATCH, GrowingPack
-from omniad.data.images import read_image, read_mask, read_own_image
+from omniad.data.images import read_image, read_masks, read_own_image
 from omniad.data.index import read_index, recorded_files
 from omniad.data.opening import BROKEN
-from omniad.data.packs import NOTE
+from omniad.data.packs import EXACT, NOTE, PACK_VERSION, PUBLISHED
 from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write, sha256_file
 from omniad.locks import locked
@@ -62,7 +62,8 @@ def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int
                 f"{out_dir}: the system ended a worker, for want of memory perhaps; repeat to go on"
             ) from None
         digest = hashlib.sha256(f"{content_sha256}{index_sha256}{size}".encode()).hexdigest()
-        note = {"size": size, "images": len(index), "index_sha256": index_sha256, "digest": digest}
+        note = {"version": PACK_VERSION, "size": size, "images": len(index)}
+        note |= {"index_sha256": index_sha256, "digest": digest}
         note |= {"files_sha256": files_sha256} if files_sha256 else {}
         with atomic_write(out_dir / NOTE) as file:
             json.dump(note, file, indent=1)
@@ -128,7 +129,8 @@ def _decode(growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSe
             images[k] = read(path, growing.size)
             if mask:
                 turned_like, path = path if own else None, f"{folder}/{mask}"
-                masks[k], note = read_mask(path, growing.size, turned_like, numbered)
+                exact, published, note = read_masks(path, growing.size, turned_like, numbered)
+                masks[k] = EXACT * exact + PUBLISHED * published
                 notes += [f"{path} ({note})"] if note else []
         except BROKEN as error:
             problems.append(f"{path} ({' '.join(str(error).split())})")

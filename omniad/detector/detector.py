@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ from omniad.data.folders import LeftOut
 from omniad.data.images import decode_image, resize
 from omniad.data.packs import normalise
 from omniad.detector.inputs import find_images
-from omniad.detector.threshold import read_threshold
+from omniad.detector.threshold import of_other_weights, read_threshold
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.models import load_model
 from omniad.models.anomaly_map import smooth
+from omniad.models.method import LeavesOut
 from omniad.models.precision import arithmetic
 from omniad.parallel import in_order, usable_cores
+from omniad.runs.files import THRESHOLD
 from omniad.runs.provenance import load_run_settings
 
 VIEW = 1024  # pixels of the longest side of the image that is kept to look at
@@ -67,10 +69,16 @@ class Detector:
         if threshold is not None and not math.isfinite(threshold):
             raise UserError(f"the threshold must be a finite number, not {threshold}")
         kept = read_threshold(self.run_dir)
-        self.threshold = kept.threshold if kept and threshold is None else threshold
-        self.typical = kept.typical if kept else None  # the map's usual value where all is well
         self.device = pick_device() if device is None else torch.device(device)
         self.model = load_model(run_dir, self.device)
+        if kept and of_other_weights(kept, self.run_dir):
+            if threshold is None:
+                raise UserError(
+                    f"{self.run_dir / THRESHOLD}: belongs to other weights; repeat `omniad fit`, or give --threshold"
+                )
+            kept = None
+        self.threshold = kept.threshold if kept and threshold is None else threshold
+        self.typical = kept.typical if kept else None  # the map's usual value where all is well
 
     def predict(
         self, images: str | Path | Iterable[str | Path], skipped: dict[Path, str] | None = None
@@ -105,12 +113,20 @@ class Detector:
                     yield Prediction(image.file, score, self._verdict(score), anomaly_map, image.size, image.view)
 
     @torch.inference_mode()
-    def compute(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Smoothed maps (B, S, S) and scores (B,), float32, of images (B, S, S, 3), uint8 RGB."""
+    def compute(self, pixels: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Smoothed maps (B, S, S) and scores (B,), float32, of images (B, S, S, 3), uint8 RGB.
+
+        `own` (B,) says which of the training images they are, for a method that then leaves these out (`LeavesOut`).
+        """
         self.model.seed_draws(0)  # before every batch: an image's score does not depend on the images around it
         with arithmetic("fp32", self.device):
             features = self.model.encode(normalise(pixels).to(self.device))
-            maps = smooth(self.model.anomaly_maps(features, self.size), self.settings.evaluation.sigma)  # (B, S, S)
+            if own is None:
+                maps = self.model.anomaly_maps(features, self.size)
+            else:
+                numbers = torch.tensor(own, device=self.device)
+                maps = cast(LeavesOut, self.model).anomaly_maps(features, self.size, numbers)
+            maps = smooth(maps, self.settings.evaluation.sigma)  # (B, S, S)
             scores = self.model.image_scores(maps).cpu().numpy()
         if not np.isfinite(scores).all():
             raise UserError(f"{self.run_dir}: its model gives scores that are not finite; train it anew")

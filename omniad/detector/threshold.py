@@ -1,4 +1,4 @@
-"""The score above which an image is called anomalous, from good images that were held out of training."""
+"""The score above which an image is called anomalous, from good images that the model had not seen."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from omniad.errors import UserError
-from omniad.files import atomic_write
-from omniad.runs.files import THRESHOLD
+from omniad.files import atomic_write, sha256_file
+from omniad.runs.files import MODEL, THRESHOLD
 
 
 class Threshold(NamedTuple):
@@ -22,6 +22,7 @@ class Threshold(NamedTuple):
     images: int  # how many those were
     typical: float  # median of their maps' medians: what a map shows where all is well
     products: dict[str, float]  # the same quantile of each product's images alone, to compare
+    model_sha256: str = ""  # of the weights that it belongs to; empty: an older version wrote it
 
 
 def make_threshold(scores: np.ndarray, medians: np.ndarray, products: list[str], quantile: float) -> Threshold:
@@ -40,6 +41,11 @@ def make_threshold(scores: np.ndarray, medians: np.ndarray, products: list[str],
     names = np.array(products)
     each = {name: at_quantile(scores[names == name]) for name in sorted(set(products))}
     return Threshold(at_quantile(scores), quantile, len(scores), float(np.median(medians)), each)
+
+
+def of_other_weights(threshold: Threshold, run_dir: Path) -> bool:
+    """Whether a threshold belongs to other weights than the run's."""
+    return bool(threshold.model_sha256) and threshold.model_sha256 != sha256_file(run_dir / MODEL)
 
 
 def write_threshold(run_dir: Path, threshold: Threshold) -> None:

@@ -16,6 +16,8 @@ from omniad.errors import UserError
 from omniad.files import atomic_write
 from omniad.models.baselines.destseg import DeSTSeg
 from omniad.models.baselines.mambaad import MambaAD
+from omniad.models.baselines.padim import PaDiM
+from omniad.models.baselines.patchcore import PatchCore
 from omniad.models.baselines.rd4ad import RD4AD
 from omniad.models.baselines.rlr import RLR
 from omniad.models.baselines.simplenet import SimpleNet
@@ -23,6 +25,7 @@ from omniad.models.baselines.uniad import UniAD
 from omniad.models.encoder import check_entries, read_entries
 from omniad.models.method import Method
 from omniad.models.omniad import OmniAD
+from omniad.models.patch_memory import PatchMemory
 from omniad.runs.files import CONFIG, MODEL
 from omniad.runs.provenance import load_run_settings
 
@@ -34,6 +37,9 @@ METHODS: dict[MethodName, type[Method]] = {
     "mambaad": MambaAD,
     "rlr": RLR,
     "destseg": DeSTSeg,
+    "patchcore": PatchCore,
+    "padim": PaDiM,
+    "patch-memory": PatchMemory,
 }
 
 

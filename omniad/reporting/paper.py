@@ -35,6 +35,11 @@ class Printed:
         """Digits behind the decimal point."""
         return len(self.text.partition(".")[2])
 
+    @property
+    def rounding(self) -> float:
+        """The most that printing can have moved it: half a unit of the last digit."""
+        return 0.5 * 10**-self.decimals
+
 
 def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
     """The printed numbers of one table by (dataset, row, metric).
@@ -57,7 +62,7 @@ def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
         if not _is_number(line["value"]):
             raise UserError(f"{file}, line {number}: '{line['value']}' is not a number; write it as it is printed")
         if key in printed:
-            raise UserError(f"{file}, line {number}: {', '.join(key)} stands there twice; remove one of the two lines")
+            raise UserError(f"{file}, line {number}: {', '.join(key)} is there twice; remove one of the two lines")
         printed[key] = Printed(line["value"], line["note"] or "")
     return printed
 

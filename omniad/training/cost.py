@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
+from typing import cast
 
 import torch
 
@@ -13,7 +15,9 @@ from omniad.models import build_model
 from omniad.models.baselines.mambaad import state_updates
 from omniad.models.baselines.selective_scan import has_kernel
 from omniad.models.checkpoint import METHODS, epochs_of
-from omniad.models.complexity import complexity, complexity_by_part
+from omniad.models.complexity import MacCounter, complexity, complexity_by_part
+from omniad.models.coreset import CHUNK, squared_distances
+from omniad.models.method import TrainingFree
 from omniad.parallel import usable_cores
 from omniad.training.loop import train_step
 from omniad.wording import duration
@@ -30,12 +34,13 @@ CARDS = {
     "H100": 67e12,
     "H200": 67e12,
 }
+BATCH = 8  # images of a timed pass through an encoder
 ASSUMED_SHARE = 0.2  # of a named card's peak that a training reaches: a guess, no card was measured
 
-# Of MambaAD's scan, forward and backward. The kernel: 75 instructions for a state's step, in multiply-adds at the rate
-# at which the rest of a training goes, by their number, not measured. Plain PyTorch: measured on one core; on a GPU by
-# the 430 bytes that a state's step writes, at 1.3 TB/s.
-KERNEL_WORK = 25
+# Of MambaAD's scan, forward and backward. The kernel: a state's step in multiply-adds, at the rate of the rest of a
+# training, as measured on an H200 (56 of the 97 ms of a step of 16 images). Plain PyTorch: measured on one core; on a
+# GPU by the 430 bytes that a state's step writes, at 1.3 TB/s.
+KERNEL_WORK = 24
 PLAIN_STEPS_A_CORE, PLAIN_STEPS_A_GPU = 6e6, 3e9  # a second
 REFUSED_DAYS = 2  # of the scan alone, in plain PyTorch
 
@@ -55,6 +60,8 @@ def training_hours(run: RunSettings, images: int, speed: float, plain_scan: floa
         speed: multiply-adds a second (`measured_speed`, `card_speed`).
         plain_scan: see `plain_scan_speed`.
     """
+    if METHODS[run.model.method].training_free:
+        return preparation_work(run, images) / speed / 3600
     scan = scan_work(run) / (plain_scan or speed / KERNEL_WORK)
     return (training_work(run) / speed + scan) * images * epochs_of(run) / 3600
 
@@ -114,8 +121,45 @@ def measured_speed(device: torch.device, steps: int = 3) -> float:
     return work / min(seconds)
 
 
+def preparation_work(run: RunSettings, images: int) -> float:
+    """Multiply-adds of a training-free method's preparation."""
+    with torch.device("meta"), torch.no_grad():
+        model = cast(TrainingFree, build_model(run.model))
+        with MacCounter() as encoder:
+            model.encode(torch.empty(1, 3, run.data.image_size, run.data.image_size))
+        products = model.products(images, run.data.image_size)
+    return images * encoder.macs + sum(count * length for count, length in products)
+
+
+def preparation_seconds(run: RunSettings, images: int, device: torch.device) -> float:
+    """Seconds that a training-free method's preparation takes on this device, by timing small pieces of it."""
+    size = run.data.image_size
+    model = cast(TrainingFree, build_model(run.model).to(device).eval())
+    batch = torch.rand(BATCH, 3, size, size, device=device)
+    seconds = images * _fastest(lambda: model.encode(batch)) / BATCH
+    for count, length in model.products(images, size):
+        points = torch.rand(CHUNK, length, device=device)
+        seconds += count * _fastest(lambda points=points: squared_distances(points, points).amin(dim=1)) / CHUNK**2
+    return seconds
+
+
+def _fastest(piece: Callable[[], object], times: int = 3) -> float:
+    """Seconds of the fastest run, after one to warm up: other work on the machine only ever makes one slower."""
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(times + 1):
+            start = time.perf_counter()
+            piece()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
 def cpu_hours(run: RunSettings, images: int) -> float:
     """Hours that a run with this many training images takes on this machine's CPU."""
     with torch.random.fork_rng([]):
         cpu = torch.device("cpu")
+        if METHODS[run.model.method].training_free:
+            return preparation_seconds(run, images, cpu) / 3600
         return training_hours(run, images, measured_speed(cpu), plain_scan_speed(cpu))

@@ -93,12 +93,20 @@ class Training:
         if state is None:
             return Position(started=now())
         position = restore(state, self.model, self.optimizers, self.device)
-        if position.prepared and position.epoch == self.epochs:
+        if self._is_last(position):
             log.info("%s: already trained; its files are written again from %s", self.title, self.state.folder)
         else:
             position.resumes += 1
-            log.info("%s: goes on after epoch %d, step %d", self.title, position.epoch, position.step)
+            log.info("%s: resuming after epoch %d, step %d", self.title, position.epoch, position.step)
         return position
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no step is left, so that the weights are those that were saved."""
+        return self._is_last(self.position)
+
+    def _is_last(self, position: Position) -> bool:
+        return position.prepared and position.epoch == self.epochs
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
@@ -210,7 +218,7 @@ class Training:
         )
 
     def _record_test_metrics(self) -> None:
-        """Append a due record to epochs.csv (see watch.py); the file is made anew from the state."""
+        """Append a due record to epochs.csv (see epoch_metrics.py); the file is rewritten from the state."""
         every, position = self.settings.training.evaluate_every, self.position
         recorded = {row["epoch"] for row in position.evaluations}
         if not every or not position.epoch or position.epoch % every or position.epoch in recorded:
@@ -232,7 +240,7 @@ def make_step(
     if not training.cuda_graph or device.type != "cuda":
         return step
     if not model.same_every_step:
-        log.warning("training.cuda_graph: steps of %s differ; goes on without", model.settings.method)
+        log.warning("training.cuda_graph: steps of %s are not all alike; training without it", model.settings.method)
         return step
     return GraphedStep(model, step, optimizers)
 

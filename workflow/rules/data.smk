@@ -1,6 +1,7 @@
 # From an address to packed arrays. A user's own archives, folders and weights are never declared as output, because
 # Snakemake deletes those before it makes them; small stamps stand for them.
 from omniad.data.folders import folder_state
+from omniad.data.packs import PACK_VERSION
 from omniad.data.weights import is_fetched, weights_path
 
 
@@ -107,6 +108,7 @@ rule pack:
     params:
         folder=subpath(output[0], parent=True),
         size=settings.data.image_size,
+        version=PACK_VERSION,
     shell:
         "{OMNIAD} pack --config {CONFIG:q} --dataset {wildcards.dataset:q} --index {input.index:q}"
         " --out {params.folder:q}"

@@ -1,7 +1,7 @@
 """People's own images: one folder of good images of a product, or a folder of several such folders.
 
 A product's folder holds its good images; or `good/` with them, beside a folder for each kind of defect; or `train/` and
-`test/` as in MVTec-AD. A fifth of the good training images is held out for a threshold, as the split "validation".
+`test/` as in MVTec-AD. A share of the good training images is held out for a threshold, as the split "validation".
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from omniad.data.layouts import mvtec
 from omniad.data.layouts.record import ANOMALOUS, NORMAL, Record
 from omniad.errors import UserError
 
-HELD_OUT = 0.2  # share of a product's good images
 HELD_OUT_MOST = 100  # images of a product: more would tell little more about its scores
 
 
@@ -38,7 +37,11 @@ def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:
         raise UserError(
             f"{folder}: no images in it; it must hold a product's good images, or a folder of them for each product"
         )
-    return [record for product in products for record in _hold_out(product, _read_product(folder, product, left_out))]
+    return [
+        record
+        for product in products
+        for record in _hold_out(product, _read_product(folder, product, left_out), source.held_out)
+    ]
 
 
 def _read_product(folder: Path, product: Path, left_out: LeftOut) -> list[Record]:
@@ -69,12 +72,17 @@ def _read_product(folder: Path, product: Path, left_out: LeftOut) -> list[Record
     return records
 
 
-def _hold_out(product: Path, records: list[Record]) -> Iterator[Record]:
+def _hold_out(product: Path, records: list[Record], share: float) -> Iterator[Record]:
     """The records, with some of the training images, spread evenly over the sorted names, moved to "validation"."""
     train = sorted(record for record in records if record.split == "train")
     if len(train) < 2:
         raise UserError(f"{product}: has {len(train)} good image(s); at least 2 are needed, better 50")
-    count = min(math.ceil(HELD_OUT * len(train)), HELD_OUT_MOST)
-    chosen = {train[(2 * number + 1) * len(train) // (2 * count)] for number in range(count)}
+    count = min(math.ceil(share * len(train)), HELD_OUT_MOST)
+    chosen = {train[place] for place in spread(count, len(train))}
     for record in records:
         yield record._replace(split="validation") if record in chosen else record
+
+
+def spread(count: int, total: int) -> list[int]:
+    """`count` of the numbers below `total`, evenly spread."""
+    return [(2 * number + 1) * total // (2 * count) for number in range(count)]
