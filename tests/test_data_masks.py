@@ -196,7 +196,7 @@ def test_index_and_pack_of_own_images_lay_the_mask_over_the_image(tmp_path):
         row = int(np.flatnonzero(pack.index["label"])[0])
         image = np.asarray(Image.fromarray(WHITE).resize((32, 32), Image.Resampling.BILINEAR))
         inside = (image > 140) | (image < 110)  # not on the edge, where rounding decides
-        np.testing.assert_array_equal((pack.masks[row] > 0)[inside], (image > 127)[inside])
+        np.testing.assert_array_equal(pack.masks(row)[inside], (image > 127)[inside])
         np.testing.assert_array_equal(pack.images[row, ..., 0], image)
 
 
