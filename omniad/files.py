@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from omniad.errors import UserError
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # names of `tempfile`, as `atomic_write` asks for them
 
 
 @contextmanager
@@ -40,6 +43,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `atomic_write` left in a folder when its process was killed; the caller alone writes there."""
+    if folder.is_dir():
+        for file in folder.iterdir():
+            if TEMPORARY.fullmatch(file.name) and file.is_file():
+                file.unlink(missing_ok=True)
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
