@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniad.devices import check_memory
+from omniad.errors import UserError
+from omniad.host_memory import available_memory
 from omniad.models.method import AllFeatures, Prepared
 
 STARTS = 10  # random patches whose mean distance is every patch's first
@@ -59,7 +60,7 @@ def draw_patches(
             count = sample_size(most, features.images, values.shape[1]) // features.images
             if f"patches{scale}" not in filled:
                 needed = 4.0 * features.images * count * values.shape[2]
-                check_memory(2 * needed, f"a sample of {features.images * count:,} patches", "lower model.candidates")
+                check_room(2 * needed, f"a sample of {features.images * count:,} patches", "candidates")
                 filled[f"patches{scale}"] = torch.empty(features.images, count, values.shape[2])
                 filled[f"places{scale}"] = torch.empty(features.images, count, dtype=torch.long)
                 filled[f"positions{scale}"] = torch.tensor(values.shape[1])
@@ -106,7 +107,7 @@ class Memory(nn.Module):
     def __init__(self, size: int, channels: int):
         super().__init__()
         if torch.get_default_device().type == "cpu":
-            check_memory(4.0 * size * channels, f"a memory of {size:,} patches", "lower model.memory")
+            check_room(4.0 * size * channels, f"a memory of {size:,} patches", "memory")
         self.register_buffer("entries", torch.zeros(size, channels))
         self.register_buffer("images", torch.full((size,), -1))
 
@@ -147,6 +148,15 @@ class Memory(nn.Module):
             return torch.zeros(len(sample.patches), device=sample.patches.device)
         parts = zip(sample.patches.split(CHUNK), sample.images.split(CHUNK), strict=True)
         return torch.cat([self(patches, own) for patches, own in parts])
+
+
+def check_room(needed: float, what: str, setting: str) -> None:
+    """Raise a UserError where memory can't hold so many bytes now: the kernel would end the process without a word."""
+    free = available_memory()
+    if needed > free:
+        raise UserError(
+            f"{what} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free: lower model.{setting}"
+        )
 
 
 def k_center(points: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:
