@@ -31,7 +31,7 @@ GIB = 2**30
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. `missing` can be done without; `broken` has to be mended."""
+    """One thing that was checked. `missing` is optional; `broken` has to be fixed."""
 
     what: str
     state: Literal["ok", "missing", "broken"]
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Everything, in an order in which one would mend it. Takes seconds: torch's import is the longest part."""
+    """All checks, in the order in which one would fix them. Takes seconds, mostly for importing torch."""
     yield _python()
     yield _package("torch")
     yield _package("torchvision")
@@ -84,7 +84,7 @@ def _extra(name: str) -> Finding:
 def _gpus() -> Iterator[Finding]:
     try:
         import torch
-    except Exception:  # told already
+    except Exception:  # reported already
         return
     if not torch.cuda.is_available():
         if count_gpus():
@@ -146,7 +146,7 @@ def _data_set(name: str, source: SourceSettings) -> Finding:
     if wrong:
         more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
         told = f"{found}, not those published ({'; '.join(wrong[:3])}{more})"
-        return Finding(source.title, "broken", f"{told}: extract it anew")
+        return Finding(source.title, "broken", f"{told}: extract it again")
     return Finding(source.title, "ok", f"{found}, all that are published")
 
 

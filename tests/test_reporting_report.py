@@ -71,7 +71,7 @@ def miniature(tmp_path_factory):
 
 def test_without_runs_every_table_shows_print_and_what_to_type(nothing_run):
     text = nothing_run.read_text()
-    assert "**Nothing was run yet.**" in text
+    assert "**Nothing has been run yet.**" in text
     assert [line for line in text.splitlines() if line.startswith("## Table")] == [
         f"## {label}{table.title}" for label, table in zip(TABLES, CONFIGURED.tables.values(), strict=True)
     ]

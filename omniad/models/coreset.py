@@ -48,7 +48,7 @@ def draw_patches(
     Args:
         patches: what `encode` gives -> each scale's patches, (B, P, D).
         device: where the samples go at the end; until then they are on the CPU.
-        kept: as `prepare` gets it; it goes on there.
+        kept: as `prepare` gets it; selection resumes from it.
 
     Returns:
         A sample of each scale.
@@ -81,7 +81,7 @@ def draw_patches(
 
 
 def sample_size(most: int, images: int, positions: int) -> int:
-    """Patches that are drawn of so many images, each with so many positions."""
+    """How many patches are drawn from `images` images of `positions` patches each."""
     return images * min(max(1, most // images), positions)
 
 
@@ -119,7 +119,7 @@ class Memory(nn.Module):
         A sample smaller than the memory is kept whole and more than once, which changes no distance.
 
         Args:
-            points: (N, D') that stand for the patches while they are chosen.
+            points: (N, D'), projections that represent the patches during selection.
         """
         generator, size = torch.Generator().manual_seed(sample.seed), len(self.entries)
         chosen = torch.empty(0, dtype=torch.long)
@@ -148,7 +148,7 @@ class Memory(nn.Module):
             most, at = alike.max(dim=1)
             found = torch.where(most > best, at + start, found)
             best = torch.maximum(best, most)
-        return (patches - self.entries[found]).norm(dim=1)  # computed anew, because large terms cancel there
+        return (patches - self.entries[found]).norm(dim=1)  # recomputed, because large terms cancel there
 
     def to_other_images(self, sample: Sample) -> Tensor:
         """Distance of a sample's patches to the nearest entry of another image, (N,); 0 where there is no other."""

@@ -153,7 +153,7 @@ def read_entries(file: str | Path) -> dict[str, Tensor]:
     except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, safetensors.SafetensorError) as error:
         # A KeyError's text is a key of torch's own, no reason.
         text = "" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        reason = text or "its beginning is none of PyTorch's"
+        reason = text or "not a PyTorch file"
         raise UserError(f"{path}: damaged, or not a file of tensors alone, and only those are read: {reason}") from None
     if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
         content = content["net"]

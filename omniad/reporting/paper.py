@@ -62,7 +62,7 @@ def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
         if not _is_number(line["value"]):
             raise UserError(f"{file}, line {number}: '{line['value']}' is not a number; write it as it is printed")
         if key in printed:
-            raise UserError(f"{file}, line {number}: {', '.join(key)} stands there twice; remove one of the two lines")
+            raise UserError(f"{file}, line {number}: {', '.join(key)} is there twice; remove one of the two lines")
         printed[key] = Printed(line["value"], line["note"] or "")
     return printed
 
