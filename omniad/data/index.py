@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from omniad.config import SourceSettings
 from omniad.data.counts import differences, expected_counts
-from omniad.data.layouts import READERS
+from omniad.data.layouts import read_records
 from omniad.errors import UserError
 from omniad.files import atomic_write, has_files
 
@@ -38,7 +38,7 @@ def write_index(source: SourceSettings, out_csv: Path) -> None:
     folder = Path(source.folder)
     if not has_files(folder):
         raise UserError(f"{source.title}: {folder}/ is missing or empty; docs/data.md tells how its files get there")
-    records = sorted(READERS[source.layout](source), key=lambda record: (record.class_, record.split, record.image))
+    records = sorted(read_records(source), key=lambda record: (record.class_, record.split, record.image))
     index = pd.DataFrame(records, columns=pd.Index(COLUMNS))
     report = out_csv.with_name("index-problems.txt")
     report.unlink(missing_ok=True)

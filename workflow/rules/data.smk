@@ -29,20 +29,6 @@ if any(source.miniature for source in settings.sources.values()):
         shell:
             "{OMNIAD} miniature --layout {params.layout} --folder {output}"
 
-    rule pretrain:
-        output:
-            f"{settings.data.weights}/{{encoder}}-{{width}}-miniature.safetensors",
-        threads: threads_of_a_place
-        resources:
-            gpu=1,
-            mem_mb=4000,
-            runtime=at_most_default(60),
-        params:
-            settings=settings.pretrain.model_dump(),
-        shell:
-            "{OMNIAD} pretrain --config {CONFIG} --encoder {wildcards.encoder} --width {wildcards.width}"
-            " --out {output}"
-
 
 rule fetch:
     output:
@@ -81,7 +67,7 @@ rule index:
         f"{PREPARED}/{{dataset}}/index.csv",
     params:
         source=lambda wildcards: settings.sources[wildcards.dataset].model_dump(
-            include={"layout", "folder", "counts", "resolution", "views"}
+            include={"layout", "folder", "counts", "classes", "resolution", "views"}
         ),
     shell:
         "{OMNIAD} index --config {CONFIG} --dataset {wildcards.dataset} --out {output}"
