@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from omniad.errors import UserError
-
 if TYPE_CHECKING:
     import torch
 
@@ -58,6 +56,8 @@ def lock_first_free(names: Sequence[str], folder: Path | None = None, poll_s: fl
             except BlockingIOError:
                 file.close()
                 continue
+            except OSError:  # a file system without locks: the device is taken as it is
+                log.warning("%s: its file system has no locks, so another process may use the same GPU", folder)
             _held.append(file)
             return position
         if not waiting:
@@ -70,7 +70,8 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory does not suffice, a GPU's or the machine's."""
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    told = any(text in str(error) for text in ("allocate memory", "not enough memory", "out of memory"))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or told
 
 
 def other_load() -> bool:
@@ -95,23 +96,3 @@ def _count_visible(visible: str, found: int) -> int:
         if not name or name.startswith("-") or (name.isdecimal() and int(name) >= found):
             return position
     return visible.count(",") + 1
-
-
-def check_memory(needed: float, what: str, remedy: str) -> None:
-    """Refuse what this machine's memory can't hold now, instead of being killed for it; where Linux tells how much.
-
-    Args:
-        needed: bytes.
-        what: needs them, for the message: "a memory of 10 patches".
-        remedy: "lower model.memory".
-
-    Raises:
-        UserError: more than is available.
-    """
-    try:
-        told = Path("/proc/meminfo").read_text(encoding="utf-8")
-        free = 1024 * int(told.partition("MemAvailable:")[2].split()[0])
-    except (OSError, ValueError, IndexError):
-        return
-    if needed > free:
-        raise UserError(f"{what} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free: {remedy}")

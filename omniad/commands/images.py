@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from omniad.commands.parser import Commands
+from omniad.commands.parser import Commands, seed
 from omniad.detector.presets import DEFAULT, PRESETS
 from omniad.errors import UserError
 
@@ -96,7 +96,7 @@ def add_commands(commands: Commands) -> None:
         metavar="FILE",
         help="the encoder's; default: its package's, or the configured ones, fetched once",
     )
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=seed, default=0)
 
     sub = commands.add(
         "predict",

@@ -179,10 +179,11 @@ def _announce(run: RunSettings, pack: Pack, about: str, on_cpu: bool) -> None:
     """What is made, from how much, about how long that takes, and what else there is."""
     splits = Counter(pack.index["split"])
     images, epochs = splits["train"], epochs_of(run)
-    products = pack.index.loc[pack.index["split"] == "train", "class"].nunique()
+    classes = pack.index.loc[pack.index["split"] == "train", "class"]
+    products, scored = classes.nunique(), splits["validation"] or len(_some_of_each(classes))
     steps = f"; {epochs} epochs, {epochs * (images // run.training.batch_size)} steps" if epochs else ""
     if on_cpu:
-        time = f"about {duration(3600 * cpu_hours(run, images))} on this CPU"
+        time = _time(run, images, scored)
     else:
         time = "how long it takes is told after the first epoch" if epochs else "minutes at most on this GPU"
     held_out = f", {splits['validation']} more held out for the threshold" if splits["validation"] else ""
@@ -190,6 +191,13 @@ def _announce(run: RunSettings, pack: Pack, about: str, on_cpu: bool) -> None:
     log.info("%s: %d good images of %s%s%s: %s", name, images, count(products, "product"), held_out, steps, time)
     if run.model.method == choose(DEFAULT).settings.model.method:
         log.info("(The paper's model, which trains for longer: `--preset paper`.)")
+
+
+def _time(run: RunSettings, images: int, scored: int) -> str:
+    try:
+        return f"about {duration(3600 * cpu_hours(run, images, scored))} on this CPU"
+    except UserError as error:  # the run's own model may need less memory than the one that is timed
+        return f"how long it takes can't be measured ({error})"
 
 
 def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
