@@ -10,6 +10,7 @@ from typing import cast
 import torch
 
 from omniad.config import ModelSettings, RunSettings, TrainingSettings, known
+from omniad.devices import is_out_of_memory
 from omniad.errors import UserError
 from omniad.models import build_model
 from omniad.models.baselines.mambaad import state_updates
@@ -104,7 +105,19 @@ def measured_speed(device: torch.device, steps: int = 3) -> float:
     """Multiply-adds a second in training steps of the default model on random features, after one to warm up.
 
     The fastest step counts: other work on the machine only ever makes one slower.
+
+    Raises:
+        UserError: memory does not suffice.
     """
+    try:
+        return _measured_speed(device, steps)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"out of memory on {device} for training steps of the default model's size") from error
+
+
+def _measured_speed(device: torch.device, steps: int) -> float:
     training = TrainingSettings(batch_size=4 if device.type == "cpu" else 16)
     model = build_model(ModelSettings()).to(device).train()
     sides = ((64, 64), (128, 32), (256, 16))  # channels and side of ResNet-34's maps at 256 pixels

@@ -24,7 +24,7 @@ from omniad.training.cuda_graph import GraphedStep, Step
 from omniad.training.features import TrainingFeatures
 from omniad.training.progress import Progress, now
 from omniad.training.signals import Stop
-from omniad.training.state import Position, StateFolder, capture, restore
+from omniad.training.state import Position, StateFolder, capture, check_state, restore
 
 SAVING_SHARE = 0.02  # a save that takes long is repeated less often, so that all take no more than this of the time
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Training:
         return {"started": position.started, "resumes": position.resumes, **measured}
 
     def _resume(self) -> Position:
-        state = self.state.load()
+        state = self.state.load(lambda found: check_state(found, self.model))
         if state is None:
             return Position(started=now())
         position = restore(state, self.model, self.optimizers, self.device)
