@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import signal
+import sys
 from pathlib import Path
 
-from omniad.commands.parser import Commands
+from omniad.commands.parser import Commands, seed
 from omniad.detector.presets import DEFAULT, PRESETS
 from omniad.errors import UserError
 
@@ -30,7 +33,12 @@ def predict(options: argparse.Namespace) -> None:
         answer = {"path": row.path, "score": row.score, "verdict": row.verdict or None, "threshold": detector.threshold}
         print(json.dumps(answer), flush=True)
 
-    predict(detector, options.images, options.out, options.full_size, print_json if options.json else None)
+    # Ended by SIGTERM, as by Ctrl-C, it says what is done. (The default would end it without a word.)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        predict(detector, options.images, options.out, options.full_size, print_json if options.json else None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -43,6 +51,13 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError("must be a finite number")
     return number
 
 
@@ -81,7 +96,7 @@ def add_commands(commands: Commands) -> None:
         metavar="FILE",
         help="the encoder's; default: its package's, or the configured ones, fetched once",
     )
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=seed, default=0)
 
     sub = commands.add(
         "predict",
@@ -97,7 +112,7 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--full-size", action="store_true", help="also write each map at the image's full size")
     sub.add_argument(
         "--threshold",
-        type=float,
+        type=finite,
         metavar="SCORE",
         help="images that score higher are called anomalous (default: fit's)",
     )

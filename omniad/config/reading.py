@@ -11,6 +11,7 @@ import yaml
 from omniad.config.checking import KeyPath, Section, Where, known, place, validate
 from omniad.config.settings import Change, RunSettings, Settings
 from omniad.config.snapshot import is_snapshot, snapshot_values
+from omniad.config.yaml_files import read_yaml
 from omniad.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent.parent / "config"
@@ -46,7 +47,20 @@ def load_settings(
     merged: dict[str, Any] = {}
     for _, values in files:
         merged = merge(merged, values)
+    merged = _classes_of_all(merged)
     return check_settings(merged, lambda path: _file_of(path, files))
+
+
+def _classes_of_all(values: dict[str, Any]) -> dict[str, Any]:
+    """`classes` at the top is that of every data set in use; so `--config classes='[bottle]'` is enough."""
+    if "classes" not in values or not isinstance(values.get("sources"), Mapping):
+        return values
+    chosen = {"classes": values["classes"]}
+    sources = {
+        name: merge(source, chosen) if name in values["datasets"] else source
+        for name, source in values["sources"].items()
+    }
+    return {key: value for key, value in values.items() if key != "classes"} | {"sources": sources}
 
 
 def results_folder(*overlays: str | Path, command_line: Mapping[str, Any] | None = None) -> str:
@@ -139,19 +153,6 @@ def run_settings(settings: Settings, dataset: str, run: str, where: Where = "con
             section = validate(type(section), merge(section.model_dump(), values), where, ("runs", run, *path))
         groups[group] = section
     return RunSettings(dataset=dataset, run=run, source=source, data=settings.data, note=change.note, **groups)
-
-
-def read_yaml(file: str | Path) -> dict[str, Any]:
-    """A YAML mapping, read without executing anything. Raises UserError when it is missing or malformed."""
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values or {}, dict):
-        raise UserError(f"{file}: must hold keys and values, not {type(values).__name__}")
-    return values or {}
 
 
 def to_yaml(section: Section) -> str:

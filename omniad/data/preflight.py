@@ -52,6 +52,7 @@ def preflight(
     problems: list[str] = []
     wanted: list[_Wanted] = []
     for source in sources.values():
+        expected_counts(source)  # a class that does not exist is told alone, before all that may be missing
         try:
             wanted += _wanted_archives(source)
         except UserError as error:
@@ -100,12 +101,7 @@ def _wanted_archives(source: DownloadSettings) -> list[_Wanted]:
 
 
 def _wanted_weights(run: RunSettings) -> list[_Wanted]:
-    """A run's encoder weights, if they are not there. Raises UserError for those that can't be fetched.
-
-    A miniature's are made when they are needed.
-    """
-    if run.model.encoder_weights == "miniature":
-        return []
+    """A run's encoder weights, if they are not there. Raises UserError for those that can't be fetched."""
     problem = missing_weights(run.model, run.data)
     path = weights_path(run.model, run.data)
     if not problem or path is None:

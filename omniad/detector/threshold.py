@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from omniad.errors import UserError
-from omniad.files import atomic_write, sha256_file
+from omniad.files import atomic_write, read_text, reading, sha256_file
 from omniad.runs.files import MODEL, THRESHOLD
+
+MOST_BYTES = 10_000_000  # of threshold.json, which has a line a product
 
 
 class Threshold(NamedTuple):
@@ -61,14 +62,13 @@ def read_threshold(run_dir: Path) -> Threshold | None:
         UserError: the file is not one that `omniad fit` wrote.
     """
     file = run_dir / THRESHOLD
-    try:
-        threshold = Threshold(**json.loads(file.read_text(encoding="utf-8")))
-        if not all(math.isfinite(value) for value in (threshold.threshold, threshold.typical)):
-            raise ValueError("not finite")
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{file}: not a threshold of `omniad fit` ({error}); remove it, or repeat `omniad fit`"
-        ) from None
+    with reading(file, "not a threshold of `omniad fit`; remove it, or repeat `omniad fit`"):
+        if not file.exists():
+            return None
+        threshold = Threshold(**json.loads(read_text(file, MOST_BYTES)))
+        for value in (threshold.threshold, threshold.typical):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError("a threshold that is no finite number")
+        if not isinstance(threshold.model_sha256, str):
+            raise ValueError("a sha256 that is no text")
     return threshold

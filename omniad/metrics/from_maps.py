@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from omniad.errors import UserError
+from omniad.files import reading
 from omniad.metrics.definitions import DEFINITIONS, ClassResult, Definition
 
 
@@ -123,14 +124,10 @@ def _checked(maps: Any, masks: Any, labels: Any, scores: Any, names: Sequence[st
 
 
 def _load(file: str | Path) -> np.ndarray:
-    try:
+    with reading(file, "not an array of numbers in .npy format; numpy.save writes one"):
+        if Path(file).exists() and not Path(file).is_file():
+            raise ValueError("not a file")
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror or error})") from None
-    except (ValueError, EOFError):
-        raise UserError(f"{file}: not an array of numbers in .npy format; numpy.save writes one") from None
     if not isinstance(array, np.ndarray):
         array.close()
         raise UserError(f"{file}: a .npz archive; give the .npy file of one array")

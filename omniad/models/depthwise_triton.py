@@ -3,7 +3,7 @@
 Maps are read where they lie, channels last, once for both. cuDNN's kernels for this layout take many times as long in
 single precision. All arithmetic is in single precision. With TRITON_INTERPRET=1 the kernels run on a CPU, for tests.
 """
-# What Triton compiles is not quite Python: it has types of its own.
+# Triton compiles a dialect of Python with its own types.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations

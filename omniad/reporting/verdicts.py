@@ -1,6 +1,6 @@
 """Whether a printed number was reproduced: an equivalence test, with a margin that config/ fixes before any run.
 
-The print is one draw, rounded to its last digit; here stands the mean of n seeds with standard deviation s. They differ
+The print is one draw, rounded to its last digit; ours is the mean of n seeds with standard deviation s. They differ
 by the true shift, and by chance with standard deviation s sqrt(1 + 1/n). So the 95 % interval of the true shift is
 
     mean - print +- (half a unit of print's last digit + t(.975, n - 1) s sqrt(1 + 1/n)).
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from omniad.config import Settings, run_settings
+from omniad.data.counts import subset_text
 from omniad.reporting.paper import Printed
 from omniad.reporting.seeds import SeedMean
 from omniad.runs.finished import FinishedRun, differences
@@ -113,6 +114,9 @@ def not_comparable(runs: list[FinishedRun], paper: Settings) -> str:
     """
     if any(one.settings.source.miniature for one in runs):
         return "miniature"
+    subsets = [subset_text(one.settings.source) for one in runs if one.settings.source.classes]
+    if subsets:
+        return f"only {subsets[0]}"
     for one in runs:
         if one.dataset in paper.sources and one.run in paper.runs:
             changes = differences(one.settings, run_settings(paper, one.dataset, one.run))

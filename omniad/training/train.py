@@ -47,10 +47,12 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
         force: train MambaAD even where its scan takes days (see `cost.refuse_plain_scan`).
 
     Raises:
-        UserError: pack or weights are missing, another process trains there, the loss is not finite, memory does not
-            suffice, the folder cannot be written, MambaAD's scan would take days.
+        UserError: the seed is negative, pack or weights are missing, another process trains there, the loss is not
+            finite, memory does not suffice, the folder cannot be written, MambaAD's scan would take days.
         SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"a seed must be between 0 and 2^63 - 1, not {seed}")
     clock, device = time.monotonic(), device or pick_device()
     pack = open_pack(settings.pack_folder)
     if not force:

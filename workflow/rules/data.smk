@@ -1,5 +1,6 @@
 # From an address to packed arrays. A user's own archives, folders and weights are never declared as output, because
 # Snakemake deletes those before it makes them; small stamps stand for them.
+from omniad.data.folders import folder_state
 from omniad.data.packs import PACK_VERSION
 from omniad.data.weights import is_fetched, weights_path
 
@@ -28,28 +29,14 @@ if any(source.miniature for source in settings.sources.values()):
         params:
             layout=lambda wildcards: settings.sources[wildcards.dataset].layout,
         shell:
-            "{OMNIAD} miniature --layout {params.layout} --folder {output}"
-
-    rule pretrain:
-        output:
-            f"{settings.data.weights}/{{encoder}}-{{width}}-miniature.safetensors",
-        threads: threads_of_a_place
-        resources:
-            gpu=1,
-            mem_mb=4000,
-            runtime=at_most_default(60),
-        params:
-            settings=settings.pretrain.model_dump(),
-        shell:
-            "{OMNIAD} pretrain --config {CONFIG} --encoder {wildcards.encoder} --width {wildcards.width}"
-            " --out {output}"
+            "{OMNIAD} miniature --layout {params.layout:q} --folder {output:q}"
 
 
 rule fetch:
     output:
         f"{PREPARED}/{{dataset}}/fetched.json",
     shell:
-        "{OMNIAD} fetch {wildcards.dataset} --config {CONFIG} --stamp {output}"
+        "{OMNIAD} fetch {wildcards.dataset:q} --config {CONFIG:q} --stamp {output:q}"
 
 
 rule extract:
@@ -58,14 +45,14 @@ rule extract:
     output:
         f"{PREPARED}/{{dataset}}/extracted.json",
     shell:
-        "{OMNIAD} extract {wildcards.dataset} --config {CONFIG} --stamp {output}"
+        "{OMNIAD} extract {wildcards.dataset:q} --config {CONFIG:q} --stamp {output:q}"
 
 
 rule weights:
     output:
         f"{PREPARED}/weights/{{file}}.json",
     shell:
-        "{OMNIAD} fetch {wildcards.file} --config {CONFIG} --stamp {output}"
+        "{OMNIAD} fetch {wildcards.file:q} --config {CONFIG:q} --stamp {output:q}"
 
 
 def raw_folder(wildcards):
@@ -75,6 +62,12 @@ def raw_folder(wildcards):
     return source.folder if source.miniature else stamp
 
 
+def own_files(wildcards):
+    """Sizes and times of a person's own files: replaced ones are indexed anew. Fetched ones are what an archive held."""
+    source = settings.sources[wildcards.dataset]
+    return "" if source.miniature or source.archive else folder_state(Path(source.folder))
+
+
 rule index:
     input:
         raw_folder,
@@ -82,10 +75,11 @@ rule index:
         f"{PREPARED}/{{dataset}}/index.csv",
     params:
         source=lambda wildcards: settings.sources[wildcards.dataset].model_dump(
-            include={"layout", "folder", "counts", "resolution", "views"}
+            include={"layout", "folder", "counts", "classes", "resolution", "views"}
         ),
+        files=own_files,
     shell:
-        "{OMNIAD} index --config {CONFIG} --dataset {wildcards.dataset} --out {output}"
+        "{OMNIAD} index --config {CONFIG:q} --dataset {wildcards.dataset:q} --out {output:q}"
 
 
 rule pack:
@@ -102,4 +96,5 @@ rule pack:
         size=settings.data.image_size,
         version=PACK_VERSION,
     shell:
-        "{OMNIAD} pack --config {CONFIG} --dataset {wildcards.dataset} --index {input.index} --out {params.folder}"
+        "{OMNIAD} pack --config {CONFIG:q} --dataset {wildcards.dataset:q} --index {input.index:q}"
+        " --out {params.folder:q}"

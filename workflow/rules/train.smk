@@ -4,10 +4,8 @@ from omniad.job_size import memory_mb, training_minutes
 
 
 def weights_input(wildcards):
-    """A miniature's encoder is pretrained, published weights are fetched; the rest is a package's or the user's own."""
+    """Published weights are fetched; others come with a package or are the user's own file."""
     model = settings_of(wildcards).model
-    if model.encoder_weights == "miniature":
-        return f"{settings.data.weights}/{model.encoder}-{model.encoder_width}-miniature.safetensors"
     try:
         path = weights_path(model, settings.data)
     except UserError as error:
@@ -45,5 +43,5 @@ rule train:
         training=lambda wildcards: settings_of(wildcards).numbers()["training"],
         version=TRAINING_VERSION,
     shell:
-        "{OMNIAD} train --config {CONFIG} --dataset {wildcards.dataset} --run {wildcards.run}"
-        " --seed {wildcards.seed} --out {params.folder} 2>&1 | tee {log}"
+        "{OMNIAD} train --config {CONFIG:q} --dataset {wildcards.dataset:q} --run {wildcards.run:q}"
+        " --seed {wildcards.seed:q} --out {params.folder:q} 2>&1 | tee {log:q}"
