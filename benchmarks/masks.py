@@ -50,7 +50,7 @@ def main() -> None:
             totals = np.zeros(3, np.int64)
             for mask in masks(side):
                 mask.save(file, compress_level=1)
-                exact, published = read_masks(file, SIZE)
+                exact, published, _ = read_masks(file, SIZE)
                 totals += exact.sum(), published.sum(), (exact != published).sum()
             share = 100 * totals[2] / totals[1]
             print(f"| {side} | {totals[0]:,} | {totals[1]:,} | {share:.3f} % |")

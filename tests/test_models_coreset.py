@@ -10,6 +10,7 @@ import torch
 from conformance import AllOf
 from scipy.spatial.distance import cdist
 
+from omniad.errors import UserError
 from omniad.models.coreset import CHUNK, ROUND, STARTS, Memory, Sample, draw_patches, k_center, part_of
 from omniad.models.method import Prepared
 
@@ -149,3 +150,11 @@ def test_a_part_fills_its_share():
     found: list[str] = []
     assert [piece.share for piece in whole(found)] == [0.5, 0.75]
     assert found == ["done"]
+
+
+def test_what_would_not_fit_is_refused_in_one_line():
+    with pytest.raises(UserError, match=r"^a memory of 9,000,000,000 patches takes 180\.0 GB, .* lower model\.memory$"):
+        Memory(9_000_000_000, 5)
+    huge = AllOf([[torch.empty(1, 1, 1).expand(1, 10**9, 500)]])
+    with pytest.raises(UserError, match=r"^a sample of 1,000,000,000 patches takes 4000\.0 GB, .*model\.candidates$"):
+        next(draw_patches(huge, list, 10**9, torch.device("cpu"), {}))

@@ -246,10 +246,10 @@ def test_costs_are_checked_on_what_was_counted(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"table": "table9"}, "no 'table9'"),
+        ({"table": "table9"}, "unknown 'table9'"),
         ({"datasets": ["mvtek"]}, "unknown 'mvtek'"),
-        ({"check": {"form": "above", "row": "Nobody", "columns": ["mAD"]}}, "no 'Nobody'"),
-        ({"check": {"form": "above", "row": "Omni-AD", "columns": ["P-XY"]}}, "no 'P-XY'"),
+        ({"check": {"form": "above", "row": "Nobody", "columns": ["mAD"]}}, "unknown 'Nobody'"),
+        ({"check": {"form": "above", "row": "Omni-AD", "columns": ["P-XY"]}}, "unknown 'P-XY'"),
         ({"check": {"form": "python", "code": "1"}}, "check"),
         ({"check": {"form": "range", "columns": ["mAD"]}}, "either at_most or at_least"),
     ],

@@ -71,7 +71,7 @@ def miniature(tmp_path_factory):
 
 def test_without_runs_every_table_shows_print_and_what_to_type(nothing_run):
     text = nothing_run.read_text()
-    assert "**Nothing was run yet.**" in text
+    assert "**Nothing has been run yet.**" in text
     assert [line for line in text.splitlines() if line.startswith("## Table")] == [
         f"## {label}{table.title}" for label, table in zip(TABLES, CONFIGURED.tables.values(), strict=True)
     ]
@@ -245,7 +245,7 @@ def test_a_run_that_can_not_be_read_is_told_and_the_others_are_shown(tmp_path, c
     html = (tmp_path / "report.html").read_text()
     for folder, what in (
         (foreign, "model.method"),
-        (damaged, "damaged: not a JSON object"),
+        (damaged, "damaged (not a JSON object)"),
         (wrong, "no metrics in it"),
     ):
         (line,) = (line for line in text.splitlines() if line.startswith("- ") and str(folder) in line)

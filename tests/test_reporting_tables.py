@@ -102,7 +102,10 @@ def test_what_was_not_run_says_so_and_names_the_command(tmp_path):
     assert lay_out(costs).lines == [
         ["Small", "29.9", "not run", "not run", "114", "not run", "not run", "85.0", "not run", EN_DASH, "0 of 3"]
     ]
-    config, extra = f"--configfile {tmp_path}/results/config.yaml", "`released` was not run; it gets lines of its own."
+    config, extra = (
+        f"--configfile {tmp_path}/results/config.yaml",
+        "`released` was not run; it would get its own lines.",
+    )
     assert missing(settings, accuracies) == [
         f"Not run: `default` on MVTec-AD (seeds 0, 1, 2). To run it: `snakemake --cores all table2 {config}`",
         f"{extra} To run it: `snakemake --cores all table2_released {config}`",

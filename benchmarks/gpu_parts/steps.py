@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+import omniad.models.kernels
 from omniad.config import RunSettings
 from omniad.models.complexity import complexity_by_part
-from omniad.models.norm import NormSiLU
 from omniad.models.omniad import OmniAD
 from omniad.models.precision import arithmetic
 from omniad.training.compiling import compile_blocks
@@ -90,8 +90,8 @@ def measured(
     """A row of one variant; what fails is told in it."""
     words = [run.run, precision]
     words += [word for word, on in (("graph", graph), ("compiled", compiled), ("channels-last", channels_last)) if on]
-    words += [] if kernels else ["norms without kernels"]
-    NormSiLU.kernels = kernels
+    words += [] if kernels else ["without Triton kernels"]
+    omniad.models.kernels.enabled = kernels
     row: Row = {"step": ", ".join(words), "batch": run.training.batch_size}
     try:
         started = time.monotonic()
@@ -108,7 +108,7 @@ def measured(
     except Exception as error:  # a variant that fails costs only itself
         row["note"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     finally:
-        NormSiLU.kernels = True
+        omniad.models.kernels.enabled = True
     yield row
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import signal
+import sys
 from pathlib import Path
 
 from omniad.commands.parser import Commands, seed
@@ -30,7 +33,12 @@ def predict(options: argparse.Namespace) -> None:
         answer = {"path": row.path, "score": row.score, "verdict": row.verdict or None, "threshold": detector.threshold}
         print(json.dumps(answer), flush=True)
 
-    predict(detector, options.images, options.out, options.full_size, print_json if options.json else None)
+    # Ended by SIGTERM, as by Ctrl-C, it says what is done. (The default would end it without a word.)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        predict(detector, options.images, options.out, options.full_size, print_json if options.json else None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -43,6 +51,13 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError("must be a finite number")
     return number
 
 
@@ -97,7 +112,7 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--full-size", action="store_true", help="also write each map at the image's full size")
     sub.add_argument(
         "--threshold",
-        type=float,
+        type=finite,
         metavar="SCORE",
         help="images that score higher are called anomalous (default: fit's)",
     )

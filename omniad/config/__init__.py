@@ -13,7 +13,6 @@ from omniad.config.reading import (
     load_settings,
     merge,
     project_settings,
-    read_yaml,
     results_folder,
     run_settings,
     to_yaml,
@@ -35,6 +34,7 @@ from omniad.config.settings import (
 )
 from omniad.config.shown import RowSettings, TableSettings
 from omniad.config.snapshot import snapshot_file, snapshot_text
+from omniad.config.yaml_files import read_yaml
 
 __all__ = [
     "CONFIG_FOLDER",

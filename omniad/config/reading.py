@@ -11,6 +11,7 @@ import yaml
 from omniad.config.checking import KeyPath, Section, Where, known, place, validate
 from omniad.config.settings import Change, RunSettings, Settings
 from omniad.config.snapshot import is_snapshot, snapshot_values
+from omniad.config.yaml_files import read_yaml
 from omniad.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent.parent / "config"
@@ -139,19 +140,6 @@ def run_settings(settings: Settings, dataset: str, run: str, where: Where = "con
             section = validate(type(section), merge(section.model_dump(), values), where, ("runs", run, *path))
         groups[group] = section
     return RunSettings(dataset=dataset, run=run, source=source, data=settings.data, note=change.note, **groups)
-
-
-def read_yaml(file: str | Path) -> dict[str, Any]:
-    """A YAML mapping, read without executing anything. Raises UserError when it is missing or malformed."""
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values or {}, dict):
-        raise UserError(f"{file}: must hold keys and values, not {type(values).__name__}")
-    return values or {}
 
 
 def to_yaml(section: Section) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from omniad.config.checking import Section
+from omniad.config.types import PathText, at_most
 
 Metric = Literal["I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AU-PRO", "mAD"]
 Column = Literal[Metric, "parameters", "FLOPs"]
@@ -23,7 +24,7 @@ class RowSettings(Section):
 
 class TableSettings(Section):
     title: str
-    paper: str = Field(default="", description="file in config/paper/ with what is printed; empty: nothing is")
+    paper: PathText = Field(default="", description="file in config/paper/ with what is printed; empty: nothing is")
     columns: list[Column] = Field(description="metrics, parameters or FLOPs, as the paper orders them")
     about: str = Field(default="", description="one or two sentences that stand before the table in the report")
     head: str = Field(default="Method", description="heading of the first column")
@@ -38,7 +39,9 @@ class FigureSettings(Section):
     title: str
     run: str = "default"
     datasets: list[str] = Field(default=["mvtec", "visa"])
-    classes: int = Field(default=4, ge=1, description="classes shown per data set")
+    classes: Annotated[int, at_most(100, "more fit onto no page")] = Field(
+        default=4, ge=1, description="classes shown per data set"
+    )
 
 
 MARGINS = {  # points; config/config.yaml gives the reasons

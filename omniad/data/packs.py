@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from omniad.data.index import read_index
+from omniad.data.index import read_index, recorded_files
 from omniad.errors import UserError
 from omniad.files import sha256_file
 
@@ -47,7 +47,7 @@ def open_pack(folder: Path) -> Pack:
     """The pack in `<prepared>/<dataset>/<size>/`, memory-mapped, with the index beside that folder.
 
     Raises:
-        UserError: there is no whole pack, or the index changed after it was made.
+        UserError: there is no whole pack, or the index, or files that it names, changed after it was made.
     """
     again = "; `snakemake --cores all data` makes it"
     try:
@@ -55,7 +55,8 @@ def open_pack(folder: Path) -> Pack:
         if note.get("version") != PACK_VERSION:
             raise UserError(f"{folder}: a pack of an older version of omniad; remove the folder{again}")
         images, masks = (np.load(folder / name, mmap_mode="r") for name in (IMAGES, MASKS))
-        digest, index_sha256, shape = note["digest"], note["index_sha256"], (note["images"], note["size"], note["size"])
+        digest, index_sha256, files = note["digest"], note["index_sha256"], note.get("files_sha256", "")
+        shape = (note["images"], note["size"], note["size"])
     except FileNotFoundError:
         raise UserError(f"{folder}: no pack here{again}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -64,6 +65,8 @@ def open_pack(folder: Path) -> Pack:
     index = read_index(index_csv)
     if index_sha256 != sha256_file(index_csv) or images.shape != (*shape, 3) or masks.shape != shape:
         raise UserError(f"{folder}: the pack does not belong to {index_csv}; remove the folder{again}")
+    if files != recorded_files(index_csv):
+        raise UserError(f"{folder}: files of the data set changed since the pack was made; remove the folder{again}")
     return Pack(folder, index, images, masks, digest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from omniad.data.images import read_any_image, resize
+from omniad.data.folders import LeftOut
+from omniad.data.images import decode_image, resize
 from omniad.data.packs import normalise
 from omniad.detector.inputs import find_images
 from omniad.detector.threshold import of_other_weights, read_threshold
@@ -55,7 +57,7 @@ class Detector:
         threshold: of the verdict, instead of the run's own.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or the threshold is not finite.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Detector:
         self.run_dir = Path(run_dir)
         self.settings = load_run_settings(run_dir)
         self.size = self.settings.data.image_size
+        if threshold is not None and not math.isfinite(threshold):
+            raise UserError(f"the threshold must be a finite number, not {threshold}")
         kept = read_threshold(self.run_dir)
         self.device = pick_device() if device is None else torch.device(device)
         self.model = load_model(run_dir, self.device)
@@ -89,7 +93,13 @@ class Detector:
             UserError: a file or folder does not exist; without `skipped` also when an image can't be read.
         """
         places = [images] if isinstance(images, str | Path) else images
-        return self._predict(find_images(places), skipped)
+        left_out = LeftOut()
+        files = find_images(places, left_out=left_out)
+        for path, reason in left_out.odd.items():
+            if skipped is None:
+                raise UserError(f"{path}: can't be read: {reason}")
+            skipped[path] = reason
+        return self._predict(files, skipped)
 
     def _predict(self, files: list[Path], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
         batch_size = self.settings.evaluation.batch_size
@@ -141,7 +151,7 @@ class _Image(NamedTuple):
 def _read(file: Path, size: int) -> _Image:
     """In a thread: decode, turn upright, resize."""
     try:
-        image = read_any_image(file)
+        image = decode_image(file)
     except Exception as error:  # broken files make PIL's decoders raise anything
         nothing = np.empty(0, np.uint8)
         return _Image(file, nothing, nothing, (0, 0), " ".join(str(error).split()) or type(error).__name__)

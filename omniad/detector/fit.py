@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from omniad.config import RunSettings, Settings, SourceSettings
+from omniad.config import RunSettings, Settings, SourceSettings, TrainingSettings, validate
 from omniad.data.download import unreachable
 from omniad.data.fetch import fetch
+from omniad.data.folders import LeftOut
 from omniad.data.index import read_index, write_index
 from omniad.data.layouts import own
 from omniad.data.pack_writer import write_pack
@@ -27,6 +28,7 @@ from omniad.files import sha256_file
 from omniad.models import build_model
 from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.encoder import load_weights
+from omniad.names import name_problem
 from omniad.runs.files import CONFIG, MODEL, PREPARED, THRESHOLD
 from omniad.runs.provenance import load_run_settings
 from omniad.training.cost import cpu_hours
@@ -86,7 +88,7 @@ def fit(
     chosen = Chosen(settings, STEPS, settings.model.method) if settings else choose(preset, method, *config)
     run = _run_settings(folder, run_dir, chosen.settings, weights)
     _check_run_dir(run_dir, run)
-    own.read(run.source)  # before anything is fetched: is there an image?
+    own.read(run.source, LeftOut())  # before anything is fetched: is there an image?
     get_weights(run)
     run, pack = _prepare(run, epochs, chosen.steps)
     device = pick_device()
@@ -103,7 +105,9 @@ def _run_settings(folder: Path, run_dir: Path, settings: Settings, weights: str 
     if not folder.is_dir():
         is_file = "is a file; name the folder that holds the good images"
         raise UserError(f"{folder}: {is_file if folder.exists() else 'no such folder'}")
-    name = folder.resolve().name
+    name = folder.resolve().name or "images"
+    if problem := name_problem(name):
+        raise UserError(f"{folder}: the folder's name must {problem}; rename it")
     model = settings.model if weights is None else settings.model.model_copy(update={"encoder_weights": str(weights)})
     held_out = 0.0 if METHODS[model.method].leaves_out else HELD_OUT
     return RunSettings(
@@ -122,7 +126,8 @@ def _check_run_dir(run_dir: Path, run: RunSettings) -> None:
     if not (run_dir / CONFIG).exists():
         return
     there = load_run_settings(run_dir)
-    if (there.dataset, there.run, Path(there.source.folder)) != (run.dataset, run.run, Path(run.source.folder)):
+    same_folder = Path(there.source.folder).resolve() == Path(run.source.folder).resolve()
+    if (there.dataset, there.run) != (run.dataset, run.run) or not same_folder:
         raise UserError(
             f"{run_dir}: already holds the run '{there.run}' on {there.source.folder}; name a new folder with --out"
         )
@@ -160,7 +165,8 @@ def _prepare(run: RunSettings, epochs: int | None, steps: int) -> tuple[RunSetti
     except UserError:  # none yet, or of other images
         write_pack(run.source, index_csv, run.pack_folder, run.data.image_size)
         pack = open_pack(run.pack_folder)
-    return run.model_copy(update={"training": run.training.model_copy(update=training)}), pack
+    checked = validate(TrainingSettings, run.training.model_dump() | training, "omniad fit", ("training",))
+    return run.model_copy(update={"training": checked}), pack
 
 
 def default_epochs(steps: int, steps_per_epoch: int) -> int:
@@ -173,10 +179,11 @@ def _announce(run: RunSettings, pack: Pack, about: str, on_cpu: bool) -> None:
     """What is made, from how much, about how long that takes, and what else there is."""
     splits = Counter(pack.index["split"])
     images, epochs = splits["train"], epochs_of(run)
-    products = pack.index.loc[pack.index["split"] == "train", "class"].nunique()
+    classes = pack.index.loc[pack.index["split"] == "train", "class"]
+    products, scored = classes.nunique(), splits["validation"] or len(_some_of_each(classes))
     steps = f"; {epochs} epochs, {epochs * (images // run.training.batch_size)} steps" if epochs else ""
     if on_cpu:
-        time = _time(run, images)
+        time = _time(run, images, scored)
     else:
         time = "how long it takes is told after the first epoch" if epochs else "minutes at most on this GPU"
     held_out = f", {splits['validation']} more held out for the threshold" if splits["validation"] else ""
@@ -186,9 +193,9 @@ def _announce(run: RunSettings, pack: Pack, about: str, on_cpu: bool) -> None:
         log.info("(The paper's model, which trains for longer: `--preset paper`.)")
 
 
-def _time(run: RunSettings, images: int) -> str:
+def _time(run: RunSettings, images: int, scored: int) -> str:
     try:
-        return f"about {duration(3600 * cpu_hours(run, images))} on this CPU"
+        return f"about {duration(3600 * cpu_hours(run, images, scored))} on this CPU"
     except UserError as error:  # the run's own model may need less memory than the one that is timed
         return f"how long it takes can't be measured ({error})"
 

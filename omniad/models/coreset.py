@@ -8,6 +8,7 @@ precision, exact up to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniad.errors import UserError
+from omniad.host_memory import available_memory
 from omniad.models.method import AllFeatures, Prepared
 
 STARTS = 10  # random patches whose mean distance is every patch's first
 ROUND = 1024  # patches among which k-center chooses in one round
-CHUNK = 2048  # patches or entries in one matrix product, whose result has to be held
+CHUNK = 1024  # entries in one matrix product, whose result has to be held
+ROWS = 1024  # patches in one on a CPU, whose caches should hold it
 
 
 class Sample(NamedTuple):
@@ -44,7 +48,7 @@ def draw_patches(
     Args:
         patches: what `encode` gives -> each scale's patches, (B, P, D).
         device: where the samples go at the end; until then they are on the CPU.
-        kept: as `prepare` gets it; it goes on there.
+        kept: as `prepare` gets it; selection resumes from it.
 
     Returns:
         A sample of each scale.
@@ -57,6 +61,8 @@ def draw_patches(
         for scale, values in enumerate(scales):  # (B, P, D)
             count = sample_size(most, features.images, values.shape[1]) // features.images
             if f"patches{scale}" not in filled:
+                needed = 4.0 * features.images * count * values.shape[2]
+                check_room(2 * needed, f"a sample of {features.images * count:,} patches", "candidates")
                 filled[f"patches{scale}"] = torch.empty(features.images, count, values.shape[2])
                 filled[f"places{scale}"] = torch.empty(features.images, count, dtype=torch.long)
                 filled[f"positions{scale}"] = torch.tensor(values.shape[1])
@@ -75,7 +81,7 @@ def draw_patches(
 
 
 def sample_size(most: int, images: int, positions: int) -> int:
-    """Patches that are drawn of so many images, each with so many positions."""
+    """How many patches are drawn from `images` images of `positions` patches each."""
     return images * min(max(1, most // images), positions)
 
 
@@ -102,6 +108,8 @@ class Memory(nn.Module):
 
     def __init__(self, size: int, channels: int):
         super().__init__()
+        if torch.get_default_device().type == "cpu":
+            check_room(4.0 * size * channels, f"a memory of {size:,} patches", "memory")
         self.register_buffer("entries", torch.zeros(size, channels))
         self.register_buffer("images", torch.full((size,), -1))
 
@@ -111,7 +119,7 @@ class Memory(nn.Module):
         A sample smaller than the memory is kept whole and more than once, which changes no distance.
 
         Args:
-            points: (N, D') that stand for the patches while they are chosen.
+            points: (N, D'), projections that represent the patches during selection.
         """
         generator, size = torch.Generator().manual_seed(sample.seed), len(self.entries)
         chosen = torch.empty(0, dtype=torch.long)
@@ -123,25 +131,40 @@ class Memory(nn.Module):
 
     def forward(self, patches: Tensor, own: Tensor | None = None) -> Tensor:
         """Patches (N, D) -> distance to the nearest entry, (N,); to that of another image than `own` (N,), if given."""
-        # The nearest x is the one with the largest x.m - |m|^2 / 2.
+        if patches.device.type != "cpu" or torch.compiler.is_compiling():  # exported, how many there are is open
+            return self._nearest(patches, own)
+        owns = repeat(None) if own is None else own.split(ROWS)
+        return torch.cat([self._nearest(*part) for part in zip(patches.split(ROWS), owns, strict=False)])
+
+    def _nearest(self, patches: Tensor, own: Tensor | None) -> Tensor:
+        """See `forward`; all patches in one product a chunk of entries."""
         best = patches.new_full(patches.shape[:1], -torch.inf)
         found = torch.zeros_like(best, dtype=torch.long)
         for start in range(0, len(self.entries), CHUNK):
             part = self.entries[start : start + CHUNK]
-            likeness = F.linear(patches, part, part.square().sum(dim=1) / -2)  # (N, CHUNK)
+            alike = likeness(patches, part)  # (N, CHUNK)
             if own is not None:
-                likeness = likeness.masked_fill(own[:, None] == self.images[start : start + CHUNK], -torch.inf)
-            most, at = likeness.max(dim=1)
+                alike = alike.masked_fill(own[:, None] == self.images[start : start + CHUNK], -torch.inf)
+            most, at = alike.max(dim=1)
             found = torch.where(most > best, at + start, found)
             best = torch.maximum(best, most)
-        return (patches - self.entries[found]).norm(dim=1)  # computed anew, because large terms cancel there
+        return (patches - self.entries[found]).norm(dim=1)  # recomputed, because large terms cancel there
 
     def to_other_images(self, sample: Sample) -> Tensor:
         """Distance of a sample's patches to the nearest entry of another image, (N,); 0 where there is no other."""
         if not (self.images != self.images[0]).any():
             return torch.zeros(len(sample.patches), device=sample.patches.device)
-        parts = zip(sample.patches.split(CHUNK), sample.images.split(CHUNK), strict=True)
+        parts = zip(sample.patches.split(ROWS), sample.images.split(ROWS), strict=True)
         return torch.cat([self(patches, own) for patches, own in parts])
+
+
+def check_room(needed: float, what: str, setting: str) -> None:
+    """Raise a UserError where memory can't hold so many bytes now: the kernel would end the process without a word."""
+    free = available_memory()
+    if needed > free:
+        raise UserError(
+            f"{what} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free: lower model.{setting}"
+        )
 
 
 def k_center(points: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -156,17 +179,17 @@ def k_center(points: Tensor, count: int, generator: torch.Generator) -> Iterator
     if count >= len(points):
         yield torch.arange(len(points), device=points.device)
         return
-    starts = torch.randperm(len(points), generator=generator)[:STARTS].to(points.device)
-    distance = torch.cat([squared_distances(part, points[starts]) for part in points.split(CHUNK)])  # (N, STARTS)
-    distance = distance.sqrt().mean(dim=1).square()  # (N,)
+    squares = points.square().sum(dim=1)
+    starts = points[torch.randperm(len(points), generator=generator)[:STARTS].to(points.device)]
+    distance = torch.cat([squared_distances(part, starts).sqrt().mean(dim=1).square() for part in points.split(ROWS)])
     chosen = torch.empty(0, dtype=torch.long, device=points.device)
     while len(chosen) < count:
         farthest, members = distance.topk(min(ROUND, len(points)))
         others = farthest[-1].item() if len(points) > ROUND else -torch.inf
         near = squared_distances(points[members], points[members])
         picks = members[_farthest_first(farthest.cpu(), near.cpu(), others, count - len(chosen)).to(points.device)]
-        nearest = [squared_distances(part, points[picks]).amin(dim=1) for part in points.split(CHUNK)]
-        distance = torch.minimum(distance, torch.cat(nearest))
+        nearest = torch.cat([likeness(part, points[picks]).amax(dim=1) for part in points.split(ROWS)])
+        distance = torch.minimum(distance, (squares - 2 * nearest).clamp(min=0))
         distance[picks] = -1.0  # below every distance: never again
         chosen = torch.cat([chosen, picks])
         yield chosen
@@ -186,6 +209,11 @@ def _farthest_first(distance: Tensor, between: Tensor, others: float, most: int)
         np.minimum(left, rows[farthest], out=left)
         left[picks[-1]] = -np.inf
     return torch.tensor(picks)
+
+
+def likeness(x: Tensor, m: Tensor) -> Tensor:
+    """(N, D), (M, D) -> x.m - |m|^2 / 2, (N, M), which is (|x|^2 - |x - m|^2) / 2: largest for the nearest."""
+    return F.linear(x, m, m.square().sum(dim=1) / -2)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

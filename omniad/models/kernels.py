@@ -7,6 +7,16 @@ import os
 import shutil
 from functools import cache
 
+import torch
+from torch import Tensor
+
+enabled = True  # False computes the same in PyTorch's operations
+
+
+def use_kernels(x: Tensor) -> bool:
+    """Whether what follows on this tensor is left to them: on a GPU, but for what torch.compile fuses by itself."""
+    return enabled and x.is_cuda and x.dtype != torch.double and not torch.compiler.is_compiling() and not lacking()
+
 
 @cache
 def lacking() -> str:

@@ -22,7 +22,7 @@ class AllFeatures(Protocol):
     def __iter__(self) -> Iterator[list[Tensor]]: ...
 
     def after(self, images: int) -> Iterator[list[Tensor]]:
-        """The same without the first so many images, which a killed preparation has seen."""
+        """The same without the first `images` images, which a killed preparation has seen."""
         ...
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import is_compiling as compiling
 
-from omniad.models.kernels import lacking
+from omniad.models.kernels import use_kernels
 
 EPS = 1e-5  # PyTorch's, as released
 
@@ -21,11 +20,9 @@ class NormSiLU(nn.Module):
     Triton kernels, where Triton is (norm_triton.py).
     """
 
-    kernels = True  # False computes the same in PyTorch's operations
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        if self.kernels and x.is_cuda and x.dtype != torch.double and not compiling() and not lacking():
+        if use_kernels(x):
             from omniad.models.norm_triton import KernelNormSiLU
 
             return KernelNormSiLU.apply(x, EPS)  # type: ignore[return-value]

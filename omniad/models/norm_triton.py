@@ -5,8 +5,8 @@ here is split over chunks of the positions, so that few images fill a GPU too; w
 next kernel (Chan's formula for means and variances). All arithmetic is in single precision. With TRITON_INTERPRET=1
 the kernels run on a CPU, for tests.
 """
-# What Triton compiles is not quite Python: it has types of its own.
-# pyright: reportArgumentType=false
+# Triton compiles a dialect of Python with its own types.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from omniad.config import ModelSettings
 from omniad.models.attention import Attention
+from omniad.models.kernels import use_kernels
 from omniad.models.norm import NormSiLU
 from omniad.models.random_projection import RandomProjections
 from omniad.models.readings import READINGS
@@ -69,15 +70,28 @@ class LocalBranch(nn.Module):
 
     def forward(self, x_map: Tensor) -> Tensor:
         """X' (B, D, h, w) -> F5 (B, N, D)."""
-        f3, f4 = self.conv3(x_map), self.conv5(x_map)  # eq. 2, eq. 3
+        narrow, wide = self._depthwise(x_map)
+        f3, f4 = self.conv3(narrow), self.conv5(wide)  # eq. 2, eq. 3
         conv, norm = self.merge
         weight, bias = pointwise(conv)
         left, right = weight.chunk(2, dim=1)  # the concatenation's 1x1 convolution, half by half
         return norm(F.linear(f3, left, bias) + F.linear(f4, right))  # eq. 4
 
+    def _depthwise(self, x_map: Tensor) -> tuple[Tensor, Tensor]:
+        """X' (B, D, h, w) -> DWConv 3x3 and DWConv 5x5 of it, (B, N, D) each; on a GPU in one kernel."""
+        conv3, conv5 = self.conv3.depthwise, self.conv5.depthwise
+        if use_kernels(x_map):
+            from omniad.models.depthwise_triton import depthwise_pair
+
+            return depthwise_pair(tokens(x_map), (x_map.shape[2], x_map.shape[3]), conv3, conv5)
+        return tokens(conv3(x_map)), tokens(conv5(x_map))
+
 
 class Separable(nn.Sequential):
-    """DWConv k x k, then Conv 1 x 1, each followed by InstanceNorm and SiLU as released."""
+    """DWConv k x k, then Conv 1 x 1, each followed by InstanceNorm and SiLU as released.
+
+    Its forward begins behind the DWConv, which the branch computes for both kernel sizes at once.
+    """
 
     def __init__(self, width: int, kernel: int):
         depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
@@ -85,10 +99,16 @@ class Separable(nn.Sequential):
         parts = {"0": depthwise, "1": NormSiLU(), "3": nn.Conv2d(width, width, 1), "4": NormSiLU()}
         super().__init__(OrderedDict(parts))
 
-    def forward(self, x_map: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, N, D)."""
-        depthwise, norm1, conv, norm2 = self
-        return norm2(F.linear(norm1(tokens(depthwise(x_map))), *pointwise(conv)))
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        _, norm1, conv, norm2 = self
+        return norm2(F.linear(norm1(x), *pointwise(conv)))
+
+    @property
+    def depthwise(self) -> nn.Conv2d:
+        conv = self[0]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
 
 
 class MLP(nn.Module):

@@ -99,7 +99,7 @@ class OmniAD(Method):
 
     @property
     def draws(self) -> bool:
-        """The `released` reading draws its output projections anew in every call."""
+        """The `released` variant redraws its output projections in every call."""
         return self.settings.variant == "released" and self.settings.projection == "random"
 
 

@@ -78,11 +78,11 @@ class PatchMemory(LeavesOut):
         self.usual.copy_(torch.stack(usual).mean(dim=0))
 
     def products(self, images: int, image_size: int) -> list[tuple[int, int]]:
-        """Of each scale's sample with its memory: to choose it, and to measure distances."""
+        """Of each scale's sample with its memory: once to choose it; to measure distances costs thrice that."""
         positions = [(image_size // stride) ** 2 for stride in (8, 16)]
         samples = [sample_size(self.settings.candidates, images, count) for count in positions]
         widths = self.encoder.channels[-SCALES:]
-        return [(2 * size * self.settings.memory, width) for size, width in zip(samples, widths, strict=True)]
+        return [(4 * size * self.settings.memory, width) for size, width in zip(samples, widths, strict=True)]
 
     def anomaly_maps(self, features: list[Tensor], size: int, own: Tensor | None = None) -> Tensor:
         """The mean over the scales of the distance to the nearest kept patch, in units, resized bilinearly."""

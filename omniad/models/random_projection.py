@@ -1,4 +1,4 @@
-"""The `released` reading's output projections: random layers, drawn anew in every forward pass, never trained."""
+"""The `released` reading's output projections: random layers, redrawn in every forward pass and never trained."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RandomProjections:
         self._copied: torch.cuda.Event | None = None
 
     def draw(self, device: torch.device) -> None:
-        """Draw all weights anew; to be called before every forward pass.
+        """Redraw all weights; called before every forward pass.
 
         Not while a step is recorded as a CUDA graph: what is drawn before each replay is copied to the same place.
         """

@@ -28,7 +28,7 @@ def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
 
     Omni-AD's rows are counted in both readings; another method has none, and its name stands for the variant.
     `reported_...` are the printed numbers (None where none is printed), `note` is on the printed FLOPs. A row that
-    stands in a table for several data sets is the same model and listed once.
+    is in a table for several data sets is the same model and listed once.
     """
     from omniad.models.complexity import complexity  # imports torch, which takes seconds
 

@@ -106,7 +106,7 @@ def count_text(value: float | None, printed: Printed | None, verdict: Verdict | 
 
 
 def verdict_text(verdict: Verdict | None) -> str:
-    """A verdict's sign and its interval's half-width; "(n = 8)": so many seeds would decide it."""
+    """A verdict's sign and its interval's half-width; "(n = 8)": 8 seeds would decide it."""
     if verdict is None or not verdict.has_interval:
         return NOTHING
     seeds = f" (n = {verdict.seeds})" if verdict.seeds else ""

@@ -15,7 +15,7 @@ from omniad.runs.finished import FinishedRun
 
 @dataclass(frozen=True)
 class Judged:
-    """One printed number with its verdict; a run that stands in several tables counts once for each print."""
+    """One printed number with its verdict; a run shown in several tables counts once for each printed number."""
 
     table: str
     dataset: str

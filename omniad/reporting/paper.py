@@ -67,7 +67,7 @@ def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
             )
         if key in printed:
             raise UserError(
-                f"{file}, line {number}: {in_one_line(', '.join(key))} stands there twice; remove one of the two lines"
+                f"{file}, line {number}: {in_one_line(', '.join(key))} is there twice; remove one of the two lines"
             )
         printed[key] = Printed(line["value"], line["note"])
     return printed

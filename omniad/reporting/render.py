@@ -44,7 +44,7 @@ def templates() -> jinja2.Environment:
 
 
 def markdown(text: str) -> str:
-    """Text that may stand in Markdown, in a cell of a table too: no HTML in it counts; a newline is a line break."""
+    """Text made safe for Markdown, also in a table cell: HTML in it is escaped, a newline becomes a line break."""
     return str(text).replace("<", "&lt;").replace("|", "\\|").replace("\n", "<br>")
 
 

@@ -199,7 +199,7 @@ def gather(settings: Settings) -> Content:
 
 
 def _readable(results: Path) -> tuple[list[FinishedRun], list[Measurement], list[str]]:
-    """The finished runs and their metrics; a folder of another version, or a damaged one, is told and left out."""
+    """The finished runs and their metrics; a folder of another version, or a damaged one, is reported and left out."""
     runs, measurements, problems = [], [], []
     for folder in evaluated_folders(results):
         try:

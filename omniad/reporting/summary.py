@@ -22,7 +22,7 @@ WEIGHTS = {
 def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
     """Markdown, a line and a list: data, variant, epochs, seeds, weights, hardware, dates, commit."""
     if not runs:
-        return "**Nothing was run yet.** Below stands what the paper prints, and the command that fills each table."
+        return "**Nothing has been run yet.** Below are the paper's numbers, and the command that fills each table."
     names = {(run.dataset, run.run) for run in runs}
     trainings = "" if len(runs) == len(names) else f" ({len(runs)} trainings)"
     seeds = _plural(_unique(runs, lambda run: run.seed))

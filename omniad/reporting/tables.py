@@ -18,7 +18,7 @@ from omniad.reporting.verdicts import Verdict, judge, judge_count, not_comparabl
 from omniad.runs.finished import FinishedRun, differences
 from omniad.runs.measurements import Measurement
 
-SHOWN = "published"  # the definition of the metrics that stands beside print
+SHOWN = "published"  # the definition of the metrics that is shown beside print
 DEFINITIONS = (SHOWN, "exact")
 PRINTED_VARIANT = "released"  # whose parameters and FLOPs the paper prints
 ROMAN = {str(number): text for number, text in enumerate(("I", "II", "III", "IV", "V", "VI", "VII", "VIII"), start=1)}
@@ -172,7 +172,7 @@ def _build(found: Found, name: str, entry: TableSettings, printed: PaperTable) -
 
 
 def _ours(found: Found, row: RowSettings, run: str, printed: Mapping[str, Printed]) -> Ours:
-    """The numbers of a run; what is said about it comes from its folder, or from the configuration if there is none."""
+    """A run's numbers; its description comes from its folder, or from the configuration if there is none."""
     configured = run_settings(found.settings, row.dataset, run)
     finished = [one for one in found.runs if (one.dataset, one.run) == (row.dataset, run)]
     as_run = finished[0].settings if finished else configured

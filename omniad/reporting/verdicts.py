@@ -1,6 +1,6 @@
 """Whether a printed number was reproduced: an equivalence test, with a margin that config/ fixes before any run.
 
-The print is one draw, rounded to its last digit; here stands the mean of n seeds with standard deviation s. They differ
+The print is one draw, rounded to its last digit; ours is the mean of n seeds with standard deviation s. They differ
 by the true shift, and by chance with standard deviation s sqrt(1 + 1/n). So the 95 % interval of the true shift is
 
     mean - print +- (half a unit of print's last digit + t(.975, n - 1) s sqrt(1 + 1/n)).

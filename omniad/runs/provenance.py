@@ -17,7 +17,7 @@ from omniad.config import RunSettings, read_yaml, to_yaml, validate
 from omniad.errors import UserError
 from omniad.files import atomic_write, read_text, reading
 from omniad.parallel import usable_cores
-from omniad.runs.files import CONFIG, PROVENANCE
+from omniad.runs.files import CONFIG, PREPARED, PROVENANCE
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,8 @@ class _Facts(_Record):
 def load_run_settings(run_dir: str | Path) -> RunSettings:
     """A run's resolved settings, from its folder's config.yaml.
 
+    `omniad fit` keeps a run's images in its folder, where they are found wherever that was moved.
+
     Raises:
         UserError: the folder holds no run, or its config.yaml is damaged.
     """
@@ -74,7 +76,10 @@ def load_run_settings(run_dir: str | Path) -> RunSettings:
         there = file.is_file()
     if not there:
         raise UserError(f"{run_dir}: not a run folder: it has no {CONFIG}; `omniad train` or `omniad fit` makes one")
-    return validate(RunSettings, read_yaml(file), str(file))
+    settings, own_images = validate(RunSettings, read_yaml(file), str(file)), Path(run_dir, PREPARED)
+    if not own_images.is_dir():
+        return settings
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"prepared": str(own_images)})})
 
 
 def save_run_settings(settings: RunSettings, run_dir: Path) -> None:

@@ -50,8 +50,8 @@ def cached_features(
 ) -> list[np.ndarray] | None:
     """The memory-mapped features of `images` training images, made if need be.
 
-    None, told in one line, where there is no room for them, or where they fit no memory and the disk gives them more
-    slowly than the encoder.
+    None, reported in one line, where there is no room for them, or where they fit no memory and the disk is
+    slower than the encoder.
 
     Args:
         encode: gives features in half precision, on any device.
@@ -63,12 +63,12 @@ def cached_features(
     size = images * sum(level[0].numel() * level.element_size() for level in first)
     if size > limit_gib * 2**30:
         if limit_gib:
-            log.info("Features (%.1f GiB) are more than training.cache_gib; computed anew in every step", size / 2**30)
+            log.info("Features (%.1f GiB) exceed training.cache_gib; recomputing them in every step", size / 2**30)
         return None
     if size > memory and reading_is_slower(size / images, _encoding_time(encode, batch_size)):
         log.info(
             "Features (%.1f GiB) fit neither the GPU nor main memory (%.1f GiB of room), and computing them is faster "
-            "than reading them from disk; computed anew in every step",
+            "than reading them from disk; recomputing them in every step",
             size / 2**30,
             memory / 2**30,
         )
@@ -86,7 +86,7 @@ def cached_features(
             if not (folder / NOTE).is_file():
                 _make(folder, key, encode, size, batch_size)
     except (UserError, OSError) as error:
-        log.warning("Features are not kept, but computed anew in every step: %s", error)
+        log.warning("Recomputing features in every step, because they can't be kept: %s", error)
         return None
     return [np.load(folder / f"{level}.npy", mmap_mode="r") for level in range(len(shapes))]
 

@@ -17,7 +17,7 @@ from omniad.models.baselines.mambaad import state_updates
 from omniad.models.baselines.selective_scan import has_kernel
 from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import MacCounter, complexity, complexity_by_part
-from omniad.models.coreset import CHUNK, squared_distances
+from omniad.models.coreset import ROWS, likeness
 from omniad.models.method import TrainingFree
 from omniad.parallel import usable_cores
 from omniad.training.loop import train_step
@@ -144,15 +144,17 @@ def preparation_work(run: RunSettings, images: int) -> float:
     return images * encoder.macs + sum(count * length for count, length in products)
 
 
-def preparation_seconds(run: RunSettings, images: int, device: torch.device) -> float:
-    """Seconds that a training-free method's preparation takes on this device, by timing small pieces of it."""
+def preparation_seconds(run: RunSettings, images: int, scored: int, device: torch.device) -> float:
+    """Seconds of a training-free method's preparation, and of scoring some images, by timing small pieces of it."""
     size = run.data.image_size
     model = cast(TrainingFree, build_model(run.model).to(device).eval())
     batch = torch.rand(BATCH, 3, size, size, device=device)
-    seconds = images * _fastest(lambda: model.encode(batch)) / BATCH
+    features = model.encode(batch)
+    seconds = (images + scored) * _fastest(lambda: model.encode(batch)) / BATCH
+    seconds += scored * _fastest(lambda: model.anomaly_maps(features, size)) / BATCH
     for count, length in model.products(images, size):
-        points = torch.rand(CHUNK, length, device=device)
-        seconds += count * _fastest(lambda points=points: squared_distances(points, points).amin(dim=1)) / CHUNK**2
+        points = torch.rand(ROWS, length, device=device)
+        seconds += count * _fastest(lambda points=points: likeness(points, points).amax(dim=1)) / ROWS**2
     return seconds
 
 
@@ -169,10 +171,10 @@ def _fastest(piece: Callable[[], object], times: int = 3) -> float:
     return min(seconds[1:])
 
 
-def cpu_hours(run: RunSettings, images: int) -> float:
-    """Hours that a run with this many training images takes on this machine's CPU."""
+def cpu_hours(run: RunSettings, images: int, scored: int) -> float:
+    """Hours that a run with this many training images, and scores for a threshold, takes on this machine's CPU."""
     with torch.random.fork_rng([]):
         cpu = torch.device("cpu")
         if METHODS[run.model.method].training_free:
-            return preparation_seconds(run, images, cpu) / 3600
+            return preparation_seconds(run, images, scored, cpu) / 3600
         return training_hours(run, images, measured_speed(cpu), plain_scan_speed(cpu))

@@ -27,11 +27,11 @@ class TrainingFeatures:
     """Encoder features of the normal training images of a pack, batch by batch, read some batches ahead.
 
     Features that are constants of their image are rounded to half precision, whether they are kept (see cache.py) or
-    computed anew, so that room on the disk does not change a result.
+    recomputed, so that room on the disk does not change a result.
 
     Args:
         model: its encoder computes the features, on the model's device.
-        cache_gib: largest size of the cache, GiB; above it features are computed anew for every batch.
+        cache_gib: largest size of the cache, GiB; above it features are recomputed for every batch.
         draw: what is drawn for a batch's images, where features are not cached (`Method.draw`).
 
     Raises:
@@ -157,7 +157,7 @@ class WholePass:
         return self.after(0)
 
     def after(self, images: int) -> Iterator[list[Tensor]]:
-        """The same without the first so many images."""
+        """The same without the first `images` images."""
         starts, size = range(images, self.images, self._features.batch_size), self._features.batch_size
         return self._features.batches([np.arange(start, min(start + size, self.images)) for start in starts])
 

@@ -97,7 +97,7 @@ class Training:
             log.info("%s: already trained; its files are written again from %s", self.title, self.state.folder)
         else:
             position.resumes += 1
-            log.info("%s: goes on after epoch %d, step %d", self.title, position.epoch, position.step)
+            log.info("%s: resuming after epoch %d, step %d", self.title, position.epoch, position.step)
         return position
 
     @property
@@ -218,7 +218,7 @@ class Training:
         )
 
     def _record_test_metrics(self) -> None:
-        """Append a due record to epochs.csv (see watch.py); the file is made anew from the state."""
+        """Append a due record to epochs.csv (see epoch_metrics.py); the file is rewritten from the state."""
         every, position = self.settings.training.evaluate_every, self.position
         recorded = {row["epoch"] for row in position.evaluations}
         if not every or not position.epoch or position.epoch % every or position.epoch in recorded:
@@ -240,7 +240,7 @@ def make_step(
     if not training.cuda_graph or device.type != "cuda":
         return step
     if not model.same_every_step:
-        log.warning("training.cuda_graph: steps of %s differ; goes on without", model.settings.method)
+        log.warning("training.cuda_graph: steps of %s are not all alike; training without it", model.settings.method)
         return step
     return GraphedStep(model, step, optimizers)
 

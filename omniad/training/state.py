@@ -71,10 +71,10 @@ class StateFolder:
         self.folder, self.fingerprint = folder, dict(fingerprint)
 
     def load(self, check: Callable[[Mapping[str, Any]], None] = lambda state: None) -> dict[str, Any] | None:
-        """The last whole state of this training; None when there is none. `check` raises ValueError of what is none.
+        """The last complete state of this training; None if there is none. `check` raises ValueError.
 
-        Damaged files are told and passed over. A state of another training is moved aside, under its hash, and the
-        first key that differs is told.
+        Damaged files are reported and skipped. A state of another training is moved aside, under its hash, and the
+        first key that differs is reported.
         """
         for leftover in self.folder.glob(f".{LATEST}.*"):  # of a process that was killed while it saved
             leftover.unlink(missing_ok=True)
@@ -118,7 +118,7 @@ class StateFolder:
         was, now = (entries.get(keys[0], "not set") for entries in (other, self.fingerprint))
         rest = f" (and {len(keys) - 1} more)" if keys[1:] else ""
         log.info(
-            "%s is of another training: %s was %s, now %s%s; moved to %s, training starts anew",
+            "%s belongs to another training: %s was %s, now %s%s; moved it to %s and starting over",
             self.folder, keys[0][:80], was[:80], now[:80], rest, aside.name,
         )  # fmt: skip
 
@@ -182,7 +182,7 @@ def check_state(state: Mapping[str, Any], model: Method) -> None:
 def _read(
     file: Path, fingerprint: Mapping[str, str], check: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any] | None:
-    """A state file's content; None, told in one line, when it is damaged, and silently when it is not there.
+    """A state file's content; None if it is missing, or damaged (reported in one line).
 
     A state of another training need have nothing but its fingerprint.
     """

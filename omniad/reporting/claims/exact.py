@@ -33,7 +33,7 @@ def mean(source: Source, check: Mean) -> list[Part]:
 
 
 def images(found: Found, source: Source, check: Images) -> list[Part]:
-    """Against the counts of the published data set (config/counts), whatever of it was used here; not a miniature's."""
+    """Against the counts of the published data set (config/counts), not against what was used here."""
     if not source.measured:
         raise Absent(NOT_PRINTED)
     entry = found.settings.sources[source.dataset]

@@ -66,7 +66,7 @@ def _above(source: Source, check: Above, column: str) -> Part:
     if not others:
         raise Absent(NOT_PRINTED)
     nearest = (min if check.lower else max)(others, key=lambda one: one.value)
-    # Of fixed numbers the nearest stands for all: if own is above that one, it is above the others.
+    # Of fixed numbers the nearest is enough: a value above that one is above the others.
     fixed = [one for one in others if not one.seeds]
     best = (min if check.lower else max)(fixed, key=lambda one: one.value, default=None)
     rivals = [one for one in others if one.seeds or one is best]
