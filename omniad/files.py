@@ -77,6 +77,8 @@ def reading(file: str | Path, problem: str) -> Iterator[None]:
             yield
     except UserError:
         raise
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
     except OSError as error:
         raise UserError(f"{file}: can't be read: {error.strerror or in_one_line(error)}") from error
     except Exception as error:
