@@ -75,9 +75,12 @@ class Training:
         self.case, self.settings = case, case.train_settings
         self.model = case.build().train()
         self.optimizers = self.model.make_optimizers(self.settings)
-        self.features = self.model.encode(images())
+        self.settled = False
 
     def step(self, progress: float = 0.0) -> float:
+        if not self.settled:
+            self.features = self.model.encode(images())
+            self.settled = progress >= self.model.features_settle_at(self.settings)
         return train_step(self.model, self.features, self.optimizers, self.settings, progress)[0].item()
 
     def run(self) -> list[float]:

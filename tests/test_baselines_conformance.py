@@ -31,6 +31,12 @@ CASES = {
     "destseg": Case(
         {"method": "destseg", "encoder": "resnet18", "encoder_width": 8}, {"learning_rate": 0.4}, steps=200
     ),
+    "diad": Case(
+        {"method": "diad", "encoder": "wide_resnet50_2", "encoder_width": 8},
+        {"learning_rate": 0.001, "decay_at": 0.5},
+        steps=50,
+        contrast=0.7,
+    ),
 }
 
 

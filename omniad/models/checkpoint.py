@@ -15,6 +15,7 @@ from omniad.config import MethodName, ModelSettings, RunSettings, load_run_setti
 from omniad.errors import UserError
 from omniad.files import atomic_write
 from omniad.models.baselines.destseg import DeSTSeg
+from omniad.models.baselines.diad import DiAD
 from omniad.models.baselines.mambaad import MambaAD
 from omniad.models.baselines.rd4ad import RD4AD
 from omniad.models.baselines.rlr import RLR
@@ -33,6 +34,7 @@ METHODS: dict[MethodName, type[Method]] = {
     "mambaad": MambaAD,
     "rlr": RLR,
     "destseg": DeSTSeg,
+    "diad": DiAD,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,18 @@ class Method(nn.Module, ABC):
         self.settings = settings
         self.generator = torch.Generator("cpu")  # of what is drawn in inference too; part of the training state
         self.seed_draws(0)
+
+    def load_start(self, file: Path) -> None:
+        """Fill what starts from published weights beside the encoder; called for methods in `START_WEIGHTS` alone."""
+        raise NotImplementedError(f"{type(self).__name__} starts from nothing but its encoder's weights")
+
+    def features_settle_at(self, training: TrainingSettings) -> float:
+        """From which share of a training on features are constants; before, what `encode` uses is itself trained."""
+        return 0.0
+
+    def encoding_parts(self) -> Sequence[nn.Module]:
+        """The networks that `encode` uses; their weights tell whether features can be kept."""
+        return [self.encoder]
 
     @abstractmethod
     def forward(self, images: Tensor) -> object:
