@@ -4,6 +4,7 @@ from snakemake.utils import min_version
 min_version("9.18")
 
 
+include: "workflow/rules/internals.smk"
 include: "workflow/rules/common.smk"
 
 

@@ -26,10 +26,10 @@ from PIL import Image
 
 from omniad.config import SourceSettings
 from omniad.data.counts import read_counts
+from omniad.data.images import read_image, read_mask
 from omniad.data.index import read_index, write_index
-from omniad.data.miniature import write_miniature
 from omniad.data.pack_writer import write_pack
-from omniad.data.packs import read_image, read_mask
+from omniad.miniature import write_miniature
 
 MINIATURE, LARGE = 96, 256  # pixels of the packs whose rate is measured, as config/ has them
 SMALL = 56  # of the packs at full number

@@ -71,7 +71,7 @@ def _ellipse(rng: np.random.Generator, smallest: float, largest: float) -> np.nd
 
 
 def with_omniad(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    from omniad.evaluation import evaluate_class
+    from omniad.metrics import evaluate_class
 
     return evaluate_class(maps, masks, curves=False).metrics["exact"].fractions
 

@@ -30,11 +30,11 @@ from omniad.config import (
     to_yaml,
 )
 from omniad.data.packs import normalise
+from omniad.detector.detector import Detector
+from omniad.detector.export import export
+from omniad.detector.predict import predict
 from omniad.models import build_model, save_model
 from omniad.models.anomaly_map import smooth
-from omniad.own_images.detector import Detector
-from omniad.own_images.export import export
-from omniad.own_images.predict import predict
 
 SIZE, SIDE = 256, 1024  # pixels of the run, and of the images on disk
 BATCH = 16

@@ -32,10 +32,10 @@ from omniad.models.attention import Attention
 from omniad.models.complexity import complexity_by_part
 from omniad.models.omni_block import OmniBlock
 from omniad.models.omniad import OmniAD
-from omniad.provenance import hardware, versions
+from omniad.runs.provenance import hardware, versions
 from omniad.training.features import TrainingFeatures
 from omniad.training.loop import train_step
-from omniad.training.speed import arithmetic, compile_blocks
+from omniad.training.precision import arithmetic, compile_blocks
 from omniad.training.state import Position, StateFolder, capture
 
 SIZE = 256

@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omniad.own_images.detector import Detector
-    from omniad.own_images.export import export
-    from omniad.own_images.fit import fit
-    from omniad.own_images.predict import predict
+    from omniad.detector.detector import Detector
+    from omniad.detector.export import export
+    from omniad.detector.fit import fit
+    from omniad.detector.predict import predict
 
 __version__ = "0.1.0"
 __all__ = ["Detector", "export", "fit", "predict"]
@@ -22,4 +22,4 @@ __all__ = ["Detector", "export", "fit", "predict"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'omniad' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"omniad.own_images.{name.lower()}"), name)
+    return getattr(importlib.import_module(f"omniad.detector.{name.lower()}"), name)

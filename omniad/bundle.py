@@ -15,24 +15,23 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from omniad.config import load_run_settings
 from omniad.data.extract import extract
 from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write, sha256_file
-from omniad.provenance import read_provenance
-from omniad.reporting.artifacts import read_curves, read_examples, read_history, read_scores
 from omniad.reporting.costs import spent
-from omniad.reporting.measurements import collect
-from omniad.reporting.oracle import read_epochs
 from omniad.reporting.records import record, versions
-from omniad.reporting.runs import FinishedRun, finished_runs
+from omniad.runs.artifacts import example_files, read_curves, read_epochs, read_examples, read_history, read_scores
+from omniad.runs.files import CONFIG, CURVES, EPOCHS, EXAMPLES, HISTORY, METRICS, MODEL, PROVENANCE, SCORES, run_name
+from omniad.runs.finished import FinishedRun, finished_runs
+from omniad.runs.measurements import collect
+from omniad.runs.provenance import load_run_settings, read_provenance
 
 FORMAT = 1
 MANIFEST = "bundle.json"
-NEEDED = ("config.yaml", "metrics.csv", "provenance.json")
-FILES = (*NEEDED, "model.safetensors", "history.csv", "epochs.csv", "scores.csv", "curves.npz")
+NEEDED = (CONFIG, METRICS, PROVENANCE)
+FILES = (*NEEDED, MODEL, HISTORY, EPOCHS, SCORES, CURVES)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-MEMBER = re.compile(rf"runs/{NAME}/{NAME}/seed\d+/(?:{'|'.join(map(re.escape, FILES))}|examples/[^/.][^/]*\.npz)")
+MEMBER = re.compile(rf"runs/{NAME}/{NAME}/seed\d+/(?:{'|'.join(map(re.escape, FILES))}|{EXAMPLES}/[^/.][^/]*\.npz)")
 
 log = logging.getLogger(__name__)
 
@@ -97,15 +96,16 @@ def _run_name(folder: Path) -> str:
         )
     settings, seed = load_run_settings(folder), read_provenance(folder).get("seed")
     if not isinstance(seed, int):
-        seed = folder.name.removeprefix("seed")
+        there = run_name(folder.resolve())
+        seed = there.seed if there else folder.name
     name = f"{settings.dataset}/{settings.run}/seed{seed}"
-    if not MEMBER.fullmatch(f"runs/{name}/metrics.csv"):
+    if not MEMBER.fullmatch(f"runs/{name}/{METRICS}"):
         raise UserError(f"{folder}: '{name}' is no name of a run: its folder must be named seed<number>")
     return name
 
 
 def _parts(folder: Path) -> list[str]:
-    examples = sorted(f"examples/{file.name}" for file in (folder / "examples").glob("*.npz"))
+    examples = [file.relative_to(folder).as_posix() for file in example_files(folder)]
     return [name for name in FILES if (folder / name).is_file()] + examples
 
 
@@ -151,7 +151,7 @@ def _check_runs(archive: Path, folder: Path) -> None:
             )
         _check_readable(run)
         recorded = run.provenance.get("model_sha256")
-        weights = run.folder / "model.safetensors"
+        weights = run.folder / MODEL
         if recorded and weights.is_file() and sha256_file(weights) != recorded:
             raise UserError(f"{archive}: the weights of {run.dataset}/{run.run} are not those that were evaluated")
 
@@ -160,9 +160,9 @@ def _check_readable(run: FinishedRun) -> None:
     """Everything that a report reads of a run can be read, so that no bundle can break one."""
     for read in (read_history, read_scores, read_curves):
         read(run.folder)
-    for file in (run.folder / "examples").glob("*.npz"):
+    for file in example_files(run.folder):
         read_examples(file)
-    read_epochs(run.folder / "epochs.csv")
+    read_epochs(run.folder, "exact")
     try:
         record(run, run.folder)
         spent([run])

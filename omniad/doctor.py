@@ -16,10 +16,11 @@ from omniad.config import ModelSettings, Settings, SourceSettings, run_settings
 from omniad.data.counts import differences, expected_counts
 from omniad.data.layouts import READERS
 from omniad.data.preflight import full_disks
-from omniad.data.remote import has_files, remote_files
+from omniad.data.remote import remote_files
 from omniad.data.weights import missing_weights, weights_file, weights_path
 from omniad.devices import count_gpus
 from omniad.errors import UserError
+from omniad.files import has_files
 
 PYTHON = (3, 11)
 EXTRAS = {  # of pyproject.toml -> the modules it brings, and what they are for

@@ -63,6 +63,12 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def has_files(folder: str | Path) -> bool:
+    """Whether a data set's folder holds anything: then it is used as it is."""
+    folder = Path(folder)
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

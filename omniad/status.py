@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from omniad.config import Settings
+from omniad.runs.files import LOCK, METRICS, MODEL, PROGRESS, RunName
+from omniad.runs.targets import target_names
 from omniad.slurm import SlurmJob, queued_jobs, step_name
-from omniad.targets import run_folders
+from omniad.wording import duration
 
 
 @dataclass(frozen=True)
@@ -34,23 +36,22 @@ def run_statuses(settings: Settings, target: str) -> Iterator[RunStatus]:
     Raises:
         UserError: there is no such target.
     """
-    folders = run_folders(settings, target)
+    names = target_names(settings, target)
     jobs = {job.step: job for job in queued_jobs(Path.cwd()) if job.state != "COMPLETING"}
-    for folder in folders:
-        yield _status(folder, Path(settings.results, "logs"), jobs)
+    for name in names:
+        yield _status(name, name.folder(settings.results), Path(settings.results, "logs"), jobs)
 
 
-def _status(folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -> RunStatus:
-    dataset, run, seed = folder.parts[-3:]
-    progress = _read_progress(folder / "state" / "progress.json")
-    training = jobs.get(step_name("train", dataset, run, seed.removeprefix("seed")))
-    if _locked(folder / ".lock") or (training and not training.waits):
+def _status(name: RunName, folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -> RunStatus:
+    progress = _read_progress(folder / PROGRESS)
+    training = jobs.get(step_name("train", name.dataset, name.run, str(name.seed)))
+    if _locked(folder / LOCK) or (training and not training.waits):
         return RunStatus(folder, "running", _in_a_row(_position(progress), _left(progress), _job(training)))
     if training:
         return RunStatus(folder, "queued", _in_a_row(_position(progress), _job(training)))
-    if (folder / "model.safetensors").exists():
-        return _evaluation_status(folder, logs, jobs)
-    log = logs / "train" / f"{dataset}-{run}-{seed}.log"
+    if (folder / MODEL).exists():
+        return _evaluation_status(name, folder, logs, jobs)
+    log = _log(logs, "train", name)
     error = _error(log)
     if error:
         return RunStatus(folder, "failed", f"{error}; log: {log}")
@@ -59,19 +60,22 @@ def _status(folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -> RunStatus
     return RunStatus(folder, "not started")
 
 
-def _evaluation_status(folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -> RunStatus:
-    dataset, run, seed = folder.parts[-3:]
-    evaluation = jobs.get(step_name("evaluate", dataset, run, seed.removeprefix("seed")))
+def _evaluation_status(name: RunName, folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -> RunStatus:
+    evaluation = jobs.get(step_name("evaluate", name.dataset, name.run, str(name.seed)))
     if evaluation:
         state = "queued" if evaluation.waits else "running"
         return RunStatus(folder, state, _in_a_row("evaluation", _job(evaluation)))
-    if (folder / "metrics.csv").exists():
+    if (folder / METRICS).exists():
         return RunStatus(folder, "done")
-    log = logs / "evaluate" / f"{dataset}-{run}-{seed}.log"
+    log = _log(logs, "evaluate", name)
     error = _error(log)
     if error:
         return RunStatus(folder, "failed", f"evaluation: {error}; log: {log}")
     return RunStatus(folder, "trained", "not evaluated")
+
+
+def _log(logs: Path, step: str, name: RunName) -> Path:
+    return logs / step / f"{name.dataset}-{name.run}-seed{name.seed}.log"
 
 
 def _locked(file: Path) -> bool:
@@ -102,8 +106,8 @@ def _left(progress: Mapping[str, Any]) -> str:
     if not progress or progress.get("left_s") is None:
         return ""
     age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(progress["updated"])
-    left = max(0, round(progress["left_s"] - age.total_seconds()))
-    return f"about {datetime.timedelta(seconds=left)} left"
+    left = max(0.0, progress["left_s"] - age.total_seconds())
+    return f"about {duration(left)} left"
 
 
 def _job(job: SlurmJob | None) -> str:

@@ -7,24 +7,26 @@ from typing import get_args
 import pytest
 import yaml
 
+from omniad.cli import main
 from omniad.config import (
     CONFIG_FOLDER,
     RunSettings,
     Settings,
-    load_run_settings,
     load_settings,
     merge,
     project_settings,
     read_yaml,
     run_settings,
+    snapshot_text,
     to_yaml,
 )
 from omniad.config.reading import DEFAULT_FILES
 from omniad.config.settings import Column
 from omniad.errors import UserError
-from omniad.evaluation.definitions import METRICS
+from omniad.metrics.definitions import METRICS
 from omniad.reporting.complexity import COUNTS
-from omniad.targets import target_runs
+from omniad.runs.provenance import load_run_settings
+from omniad.runs.targets import target_runs
 
 OVERLAYS = sorted(file for file in CONFIG_FOLDER.glob("*.yaml") if file.name not in DEFAULT_FILES)
 
@@ -202,3 +204,59 @@ def load_settings_without_sources(folder: Path) -> Settings:
     source = {"title": "Mine", "layout": "mvtec", "folder": "parts"}
     file.write_text(yaml.safe_dump({"datasets": ["mine"], "sources": {"mine": source}}))
     return load_settings(file)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of its own, whose config/ a test may edit, and the snapshot that its workflow wrote."""
+    shutil.copytree(CONFIG_FOLDER, tmp_path / "config")
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr("omniad.config.reading.CONFIG_FOLDER", tmp_path / "config")
+    (tmp_path / "snapshot.yaml").write_text(snapshot_text(load_settings()))
+    return tmp_path
+
+
+def learning_rate(*files) -> float:
+    return run_settings(load_settings(*files), "mvtec", "tokens_16").training.learning_rate
+
+
+def test_an_edit_of_config_changes_no_snapshot(project):
+    snapshot, runs = project / "snapshot.yaml", project / "config" / "runs.yaml"
+    text = runs.read_text()
+    runs.write_text(text.replace("model: { tokens: 16 }", "model: { tokens: 16 }, training: { learning_rate: 0.5 }"))
+    assert learning_rate() == 0.5
+    assert learning_rate(snapshot) == 0.001
+    runs.write_text(text.replace("tokens_16:", "renamed:"))
+    assert learning_rate(snapshot) == 0.001
+
+
+def test_a_snapshot_prints_the_same_bytes_whatever_config_holds(project, capsys):
+    for edited in ("config.yaml", "runs.yaml", "tables.yaml"):
+        (project / "config" / edited).write_text("")
+    assert main(["settings", "--config", str(project / "snapshot.yaml")]) == 0
+    assert capsys.readouterr().out == (project / "snapshot.yaml").read_text()
+
+
+def test_overlays_may_follow_a_snapshot_and_not_precede_it(project):
+    (project / "overlay.yaml").write_text("training: {learning_rate: 0.25}\n")
+    files = project / "snapshot.yaml", project / "overlay.yaml"
+    assert learning_rate(*files) == 0.25
+    with pytest.raises(UserError, match=r"snapshot\.yaml: a snapshot is a whole configuration: name it before"):
+        load_settings(*reversed(files))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda values: values.pop("snapshot"), "its format is older than 1, not 1"),
+        (lambda values: values.update(snapshot=2), "its format is 2, not 1"),
+        (lambda values: values["training"].pop("clip_norm"), r"it lacks training\.clip_norm"),
+    ],
+)
+def test_a_snapshot_of_another_version_is_refused_with_what_to_do(project, change, told):
+    file = project / "snapshot.yaml"
+    values = yaml.safe_load(file.read_text())
+    change(values)
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=rf"snapshot\.yaml: .*{told}.*run snakemake again"):
+        load_settings(file)

@@ -18,9 +18,9 @@ from omniad.config import DownloadSettings, Settings, load_settings
 from omniad.data import download
 from omniad.data.download import unreachable
 from omniad.data.fetch import fetch, fetch_archives, fetch_named
-from omniad.data.lock import locked
 from omniad.data.remote import RemoteFile
 from omniad.errors import UserError
+from omniad.locks import locked
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -9,9 +9,9 @@ from PIL import Image
 
 from omniad.config import SourceSettings
 from omniad.data.index import read_index, write_index
-from omniad.data.miniature import photographs, scenes, write_miniature, writers
-from omniad.data.miniature.collages import collages, materials
 from omniad.errors import UserError
+from omniad.miniature import photographs, scenes, write_miniature, writers
+from omniad.miniature.collages import collages, materials
 
 ALL = [(layout, name, spec) for layout, specs in scenes.CLASSES.items() for name, spec in specs.items()]
 KINDS = [(layout, name, spec, defect) for layout, name, spec in ALL for defect in spec.defects]

@@ -22,8 +22,8 @@ from project_copy import REPOSITORY, copy_project
 from omniad.cli import main
 from omniad.config import SourceSettings
 from omniad.data.index import read_index, write_index
-from omniad.data.miniature import write_miniature, writers
 from omniad.data.packs import open_pack
+from omniad.miniature import write_miniature, writers
 
 SIZE = 64
 TOKEN = "hf_the-users-own-token"

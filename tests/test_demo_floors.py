@@ -8,9 +8,9 @@ import torch
 
 from omniad.config import CONFIG_FOLDER, load_settings, run_settings
 from omniad.data.index import write_index
-from omniad.data.miniature import write_miniature
 from omniad.data.pack_writer import write_pack
 from omniad.evaluation.evaluate import evaluate
+from omniad.miniature import write_miniature
 from omniad.training.train import train
 
 FLOORS = {"I-AUROC": 0.80, "P-AUROC": 0.83, "P-AP": 0.35}  # of the demo's default run, mean over classes

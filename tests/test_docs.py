@@ -11,7 +11,7 @@ import pytest
 
 from omniad.cli import main, make_parser
 from omniad.config import load_settings
-from omniad.targets import target_runs
+from omniad.runs.targets import target_runs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "results/README.md"]
@@ -63,7 +63,7 @@ def test_a_mistake_is_one_line_and_a_traceback_on_request(capsys):
 
 
 def test_a_bug_is_one_line_too(monkeypatch, capsys):
-    monkeypatch.setattr("omniad.commands.settings.to_yaml", lambda settings: 1 / 0)
+    monkeypatch.setattr("omniad.commands.settings.snapshot_text", lambda settings: 1 / 0)
     assert main(["settings"]) == 1
     assert capsys.readouterr().err == (
         "omniad: unexpected ZeroDivisionError: division by zero; repeat with --debug to see where it comes from\n"
@@ -76,7 +76,7 @@ def test_an_interrupted_command_says_nothing_and_ends_with_130(monkeypatch, caps
     def interrupted(settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("omniad.commands.settings.to_yaml", interrupted)
+    monkeypatch.setattr("omniad.commands.settings.snapshot_text", interrupted)
     assert main(["settings"]) == 130
     assert capsys.readouterr().err == ""
 

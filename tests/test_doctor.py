@@ -15,7 +15,7 @@ import yaml
 from omniad import doctor
 from omniad.cli import main
 from omniad.config import Settings, load_settings
-from omniad.data.miniature import write_miniature
+from omniad.miniature import write_miniature
 
 TRAIN = ["--dataset", "mvtec", "--run", "default", "--seed", "0", "--out", "run"]
 

@@ -23,10 +23,10 @@ from omniad.data.index import write_index
 from omniad.data.pack_writer import write_pack
 from omniad.data.packs import open_pack
 from omniad.errors import UserError
-from omniad.evaluation import METRICS, class_metrics, metrics_of_files
 from omniad.evaluation import evaluate as evaluation
-from omniad.evaluation.definitions import SEVEN
 from omniad.evaluation.evaluate import evaluate
+from omniad.metrics import METRICS, class_metrics, metrics_of_files
+from omniad.metrics.definitions import SEVEN
 from omniad.models import build_model, save_model
 
 SIZE = 64

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from omniad.config import ModelSettings, Settings, load_settings
+from omniad.config import VARIANTS, ModelSettings, Settings, load_settings
 from omniad.errors import UserError
 from omniad.models import build_model
 from omniad.models.attention import Attention
-from omniad.models.complexity import VARIANTS, complexity, complexity_by_part, complexity_rows
+from omniad.models.complexity import complexity, complexity_by_part
+from omniad.reporting.complexity import complexity_rows
 
 
 def released(**changes) -> ModelSettings:
@@ -44,8 +45,8 @@ def test_rows_of_tables_without_printed_complexity():
 
 
 def test_without_the_printed_numbers_one_line_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr("omniad.models.complexity.CONFIG_FOLDER", tmp_path)
-    with pytest.raises(UserError, match=r"^\S+/paper/other_methods\.csv: no such file;[^\n]+$"):
+    monkeypatch.setattr("omniad.reporting.complexity.PAPER_FOLDER", tmp_path)
+    with pytest.raises(UserError, match=r"^\S+other_methods\.csv: cannot read the printed numbers[^\n]+$"):
         complexity_rows(only("table5"))
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from omniad.config import load_run_settings
 from omniad.errors import UserError
 from omniad.models import load_model
 from omniad.models.import_released import import_released
+from omniad.runs.provenance import load_run_settings
 
 NAMES = Path(__file__).parent / "released_state_dict_1-1-1-1.csv"
 

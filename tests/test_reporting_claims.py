@@ -10,9 +10,9 @@ from omniad.config import load_settings
 from omniad.errors import UserError
 from omniad.reporting.claims.checks import CheckedClaim, check_claims
 from omniad.reporting.claims.forms import CLAIMS_FILE, read_claims
-from omniad.reporting.measurements import collect
-from omniad.reporting.runs import finished_runs
 from omniad.reporting.tables import build_tables, find
+from omniad.runs.finished import finished_runs
+from omniad.runs.measurements import collect
 
 # By hand, from the printed tables: RLR's pixel AU-ROC 98.5 > 97.9; on VisA pixel AP and F1 38.7, 43.3 < MambaAD's 39.4,
 # 44.0; on Real-IAD 34.3, 39.7 < DeSTSeg's 37.9, 41.7; Q + KV best in 5 of 7 (I-F1max 98.3 < 98.4, P-AUROC 97.9 < 98.0);

@@ -8,14 +8,13 @@ from reporting_results import paper_settings, write_run
 
 from omniad.errors import UserError
 from omniad.job_size import relative_cost
-from omniad.reporting.classes import class_tables, write_classes
+from omniad.reporting.classes import both_definitions, class_tables, write_classes
 from omniad.reporting.costs import costs, spent
-from omniad.reporting.definitions import both_definitions
-from omniad.reporting.measurements import collect
-from omniad.reporting.oracle import oracles
-from omniad.reporting.records import HEAD, duration, record, versions, write_records
-from omniad.reporting.runs import finished_runs
+from omniad.reporting.outcome import oracles
+from omniad.reporting.records import HEAD, record, versions, write_records
 from omniad.reporting.seeds import summarise
+from omniad.runs.finished import finished_runs
+from omniad.runs.measurements import collect
 
 
 @pytest.fixture
@@ -110,11 +109,6 @@ def test_what_was_not_recorded_is_a_dash(settings, tmp_path):
     assert set(record(run, tmp_path)[1:]) == {"\N{EN DASH}", "imagenet \N{EN DASH}", "no counter"}
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(None, "\N{EN DASH}"), (5, "5 s"), (100, "2 min"), (9000, "2.5 h")])
-def test_durations(seconds, text):
-    assert duration(seconds) == text
-
-
 def test_energy_is_told_where_a_counter_was_read(settings, tmp_path):
     facts = FACTS | {"training": {"wall_s": 10, "energy_j": 3.6e6}, "evaluation": {"wall_s": 5, "energy_j": 1.8e6}}
     with_record(settings, "default", facts)
@@ -178,7 +172,7 @@ def test_the_oracle_is_one_epoch_for_all_metrics(settings, tmp_path):
 def test_a_damaged_record_of_epochs_is_named(settings, tmp_path):
     folder = write_run(settings, "mvtec", "default", 0, {"mAD": 0.82})
     (folder / "epochs.csv").write_text("epoch,value\n1,2\n")
-    with pytest.raises(UserError, match=r"epochs\.csv: not a record of test metrics"):
+    with pytest.raises(UserError, match=r"epochs\.csv: not a file of `omniad train`"):
         oracles(finished_runs(tmp_path))
 
 

@@ -19,9 +19,9 @@ from omniad.reporting.figures.qualitative import (
     qualitative_figure,
 )
 from omniad.reporting.figures.training_plots import draw_training
-from omniad.reporting.measurements import collect
-from omniad.reporting.runs import finished_runs
 from omniad.reporting.tables import build_tables, find
+from omniad.runs.finished import finished_runs
+from omniad.runs.measurements import collect
 
 
 @pytest.fixture
@@ -45,14 +45,14 @@ def test_the_example_meant_for_the_figure_is_the_one_shown(run_folder):
 def test_classes_are_spread_over_the_alphabet_and_need_a_defect(run_folder):
     for name in ("e", "d", "c", "b", "a", "f"):
         write_examples(run_folder, name, defective=name != "a")
-    assert [example.title for example in pick_examples(run_folder / "examples", 3)] == ["b", "d", "f"]
-    assert len(pick_examples(run_folder / "examples", 9)) == 5
+    assert [example.title for example in pick_examples(run_folder, 3)] == ["b", "d", "f"]
+    assert len(pick_examples(run_folder, 9)) == 5
 
 
 def test_a_column_a_class_with_four_rows_and_an_outline(run_folder):
     for name in ("bottle", "metal_nut"):
         write_examples(run_folder, name)
-    figure = qualitative_figure({"MVTec-AD": pick_examples(run_folder / "examples", 4)})
+    figure = qualitative_figure({"MVTec-AD": pick_examples(run_folder, 4)})
     assert len(figure.axes) == 4 * 2
     assert [axes.get_title() for axes in figure.axes[::4]] == ["bottle", "metal nut"]
     assert [axes.get_ylabel() for axes in figure.axes[:4]] == ["Image", "Ground truth", "Anomaly map", "Overlay"]

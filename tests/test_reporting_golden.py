@@ -13,15 +13,14 @@ import pytest
 from reporting_results import compile_latex
 
 from omniad.config import Settings, check_settings, run_settings
-from omniad.reporting.content import TableContent
 from omniad.reporting.layout import NOTHING, lay_out
-from omniad.reporting.measurements import Measurement
 from omniad.reporting.missing import missing
 from omniad.reporting.outcome import outcome
 from omniad.reporting.render import templates
-from omniad.reporting.report import write_table
-from omniad.reporting.runs import FinishedRun
+from omniad.reporting.report import TableContent, write_table
 from omniad.reporting.tables import Table, build_tables, find
+from omniad.runs.finished import FinishedRun
+from omniad.runs.measurements import Measurement
 
 GOLDEN = Path(__file__).parent / "golden" / "report"
 RUNS = ("default", "higher", "lower", "undefined", "one_seed", "short", "not_run")

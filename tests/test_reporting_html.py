@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from reporting_results import miniature_settings, write_examples, write_run
 
-from omniad.reporting.markup import blocks, inline
+from omniad.reporting.render import blocks, inline
 from omniad.reporting.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"

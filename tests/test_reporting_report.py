@@ -19,10 +19,9 @@ from reporting_results import (
 
 from omniad.config import load_settings
 from omniad.reporting.complexity import write_complexity
-from omniad.reporting.content import PAPER_VS_CODE
 from omniad.reporting.paper import PAPER_FOLDER, read_paper
-from omniad.reporting.report import write_report
-from omniad.targets import target_runs
+from omniad.reporting.report import PAPER_VS_CODE, write_report
+from omniad.runs.targets import target_runs
 
 TABLES = [f"Table {number}: " for number in ("I", "II", "III", "IV", "V", "VI", "VII")]
 LOWER = "\N{DOWNWARDS ARROW}"
@@ -135,7 +134,7 @@ def test_the_beginning_says_what_was_run(miniature):
         "`resnet34`; `resnet18` in `resnet18`",
         "IMAGENET1K_V1, pretrained on ImageNet-1k",
         "Test CPU, 2 threads, no GPU",
-        "Trained 2026-03-01, 28.5 min in all.",  # 19 times 90 seconds
+        "Trained 2026-03-01, 28 min in all.",  # 19 times 90 seconds
         "Commit: `abc123`.",
     ):
         assert any(fact in line for line in beginning if line.startswith(("**What was run", "- ")))

@@ -5,12 +5,12 @@ from reporting_results import paper_settings, write_run
 
 from omniad.config import Settings, check_settings, load_settings
 from omniad.reporting.layout import Grid, lay_out, signed
-from omniad.reporting.measurements import collect
 from omniad.reporting.missing import command, missing
 from omniad.reporting.render import csv_lines, latex, markdown
-from omniad.reporting.runs import finished_runs
 from omniad.reporting.tables import Table, build_tables, find
-from omniad.targets import target_runs
+from omniad.runs.finished import finished_runs
+from omniad.runs.measurements import collect
+from omniad.runs.targets import target_runs
 
 CHECK = "\N{CHECK MARK}"
 EN_DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"

@@ -5,12 +5,12 @@ import pytest
 from reporting_results import paper_settings, write_run
 
 from omniad.config import check_settings, load_settings
-from omniad.reporting.measurements import Measurement, collect
 from omniad.reporting.paper import Printed
-from omniad.reporting.runs import finished_runs
-from omniad.reporting.seeds import Measured, Spread, pooled_spreads, summarise
+from omniad.reporting.seeds import SeedMean, Spread, pooled_spreads, summarise
 from omniad.reporting.tables import find
 from omniad.reporting.verdicts import judge, judge_count, not_comparable
+from omniad.runs.finished import finished_runs
+from omniad.runs.measurements import Measurement, collect
 
 SPREAD = Spread(0.3, 4)
 # Student's t, .975, 4 degrees of freedom: 2.776 in any printed table; three seeds, so times sqrt(4/3).
@@ -27,7 +27,7 @@ WIDTH = 0.05 + 2.776 * 0.3 * 1.1547
     ],
 )
 def test_the_edges_of_the_interval(mean, kind):
-    verdict = judge(Printed("90.0"), Measured(mean, 0.2, 3), SPREAD)
+    verdict = judge(Printed("90.0"), SeedMean(mean, 0.2, 3), SPREAD)
     assert (verdict.kind, verdict.reason) == (kind, "")
     assert verdict.half_width == pytest.approx(WIDTH, abs=2e-4)
 
@@ -35,10 +35,10 @@ def test_the_edges_of_the_interval(mean, kind):
 @pytest.mark.parametrize(
     ("measured", "spread", "unlike", "reason"),
     [
-        (Measured(90.0, None, 1), None, "", "no spread"),
-        (Measured(float("nan"), None, 1), SPREAD, "", "undefined"),
-        (Measured(90.0, 0.1, 3), SPREAD, "miniature", "miniature"),
-        (Measured(90.0, 0.1, 3), SPREAD, "another protocol: x", "another protocol: x"),
+        (SeedMean(90.0, None, 1), None, "", "no spread"),
+        (SeedMean(float("nan"), None, 1), SPREAD, "", "undefined"),
+        (SeedMean(90.0, 0.1, 3), SPREAD, "miniature", "miniature"),
+        (SeedMean(90.0, 0.1, 3), SPREAD, "another protocol: x", "another protocol: x"),
     ],
 )
 def test_what_is_not_judged_says_why(measured, spread, unlike, reason):
@@ -49,7 +49,7 @@ def test_what_is_not_judged_says_why(measured, spread, unlike, reason):
 
 
 def test_one_seed_is_judged_by_the_other_runs_spread():
-    verdict = judge(Printed("90.0"), Measured(90.0, None, 1), SPREAD)
+    verdict = judge(Printed("90.0"), SeedMean(90.0, None, 1), SPREAD)
     assert verdict.half_width == pytest.approx(0.05 + 2.776 * 0.3 * 2**0.5, abs=2e-4)
 
 

@@ -17,8 +17,8 @@ from omniad.evaluation.evaluate import evaluate
 from omniad.models import build_model, load_model
 from omniad.models.omniad import reconstruction_loss
 from omniad.training.features import TrainingFeatures
-from omniad.training.schedule import rate_factor
-from omniad.training.speed import arithmetic, compile_blocks
+from omniad.training.loop import rate_factor
+from omniad.training.precision import arithmetic, compile_blocks
 from omniad.training.state import LATEST
 from omniad.training.train import train
 

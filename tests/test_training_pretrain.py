@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from omniad.config import PretrainSettings
-from omniad.data.miniature import collages
+from omniad.miniature import collages
 from omniad.models.efficientnet import make_encoder
 from omniad.models.encoder import Encoder, load_weights
 from omniad.training.pretrain import pretrain

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import project_copy
@@ -136,6 +137,32 @@ def test_as_many_trainings_at_once_as_there_are_gpus(clone, tmp_path, monkeypatc
     # It tells what it has, and ends: there are no data.
     output = snakemake(clone, "table2", *options, "--configfile", str(tmp_path / "no_data.yaml"), expect=1)
     assert re.search(rf'Provided resources: gpu=(Resource\("gpu", )?{places}\b', output), output
+
+
+@pytest.mark.slow
+def test_an_edit_of_config_while_a_workflow_runs_changes_none_of_its_runs(tmp_path):
+    """Two runs one after the other; once the first has its folder, config/ is edited for both."""
+    project = copy_project(tmp_path)
+    (project / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    runs = project / "results/demo/runs/mvtec"
+    process = project_copy.start_snakemake(project, "table4", "--cores", "1", *DEMO)
+    while not list(runs.glob("*/seed0/config.yaml")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    file = project / "config/runs.yaml"
+    edited, count = re.subn(
+        r"model: (\{ tokens: \d+ \}) \}", r"model: \1, training: { learning_rate: 0.5 } }", file.read_text()
+    )
+    assert count == 3
+    file.write_text(edited)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    trained = {
+        folder.parent.parent.name: yaml.safe_load(folder.read_text()) for folder in runs.glob("*/seed0/config.yaml")
+    }
+    assert len(trained) == 4
+    assert {run["training"]["learning_rate"] for run in trained.values()} == {0.002}  # the demo's
+    assert jobs(snakemake(project, "table4", "-n", *DEMO))["train"] == 3  # the next call takes the edit
 
 
 @pytest.mark.slow

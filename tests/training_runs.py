@@ -53,7 +53,7 @@ def start_training(
 ) -> Any:
     """A process that trains; `before(*arguments)` is called in it first. Cheap: it is forked with torch in memory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["omniad.training.train", "omniad.training.watch"])
+    context.set_forkserver_preload(["omniad.training.train", "omniad.training.epoch_metrics"])
     process = context.Process(target=_train, args=(run, out, before, arguments, environment))
     process.start()
     return process

@@ -41,7 +41,7 @@ def extract(options: argparse.Namespace) -> None:
 
 
 def miniature(options: argparse.Namespace) -> None:
-    from omniad.data.miniature import write_miniature
+    from omniad.miniature import write_miniature
 
     write_miniature(options.layout, options.folder, options.seed)
     print(f"A miniature in {options.layout}'s layout is in {options.folder}/.")

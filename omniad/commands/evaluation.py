@@ -17,7 +17,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def metrics(options: argparse.Namespace) -> None:
-    from omniad.evaluation import metrics_of_files
+    from omniad.metrics import metrics_of_files
 
     values = metrics_of_files(options.maps, options.masks, options.labels, options.definition)
     if options.json:

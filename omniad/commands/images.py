@@ -12,7 +12,7 @@ from omniad.errors import UserError
 
 
 def fit(options: argparse.Namespace) -> None:
-    from omniad.own_images.fit import fit
+    from omniad.detector.fit import fit
 
     settings = load_settings(*options.config)
     fit(options.folder, options.out, options.epochs, options.quantile, options.weights, options.seed, settings)
@@ -21,8 +21,8 @@ def fit(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     if options.out is None and not options.json:
         raise UserError("--out DIR says where the results go; or --json prints the scores")
-    from omniad.own_images.detector import Detector
-    from omniad.own_images.predict import Row, predict
+    from omniad.detector.detector import Detector
+    from omniad.detector.predict import Row, predict
 
     detector = Detector(options.run_dir, "cpu" if options.cpu else None, options.threshold)
 
@@ -34,7 +34,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    from omniad.own_images.export import export
+    from omniad.detector.export import export
 
     export(options.run_dir, options.out, options.format)
 

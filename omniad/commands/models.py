@@ -12,12 +12,12 @@ from omniad.config import project_settings
 
 
 def complexity(options: argparse.Namespace) -> None:
-    from omniad.models.complexity import complexity_rows, resolution_rows
+    from omniad.reporting.complexity import complexity_rows, resolution_rows
 
     # Of the full-size models: an overlay that shrinks them for a demo changes nothing here.
     settings = project_settings()
     if options.resolutions:
-        from omniad.reporting.resolution import write_resolutions
+        from omniad.reporting.complexity import write_resolutions
 
         write_resolutions(resolution_rows(settings), options.resolutions)
     rows = complexity_rows(settings)

@@ -10,10 +10,11 @@ from omniad.config import project_settings
 
 
 def status(options: argparse.Namespace) -> None:
+    from omniad.runs.files import run_name
     from omniad.status import run_statuses
 
     found = list(run_statuses(project_settings(*options.config), options.target))
-    names = ["/".join(run.folder.parts[-3:]) for run in found]
+    names = [str(run_name(run.folder)) for run in found]
     for name, run in zip(names, found, strict=True):
         print(f"{name:{max(map(len, names))}}  {run.state:11}  {run.detail}".rstrip())
     counts = Counter(run.state for run in found)

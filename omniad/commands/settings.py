@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from omniad.commands.parser import Commands
-from omniad.config import load_settings, to_yaml
+from omniad.config import load_settings, snapshot_text
 
 
 def settings(options: argparse.Namespace) -> None:
-    print(to_yaml(load_settings(*options.config)), end="")
+    print(snapshot_text(load_settings(*options.config)), end="")
 
 
 def add_commands(commands: Commands) -> None:

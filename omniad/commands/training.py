@@ -8,7 +8,7 @@ from typing import get_args
 
 from omniad.commands.parser import Commands
 from omniad.config import Encoder, load_settings, project_settings, run_settings
-from omniad.targets import run_folders
+from omniad.runs.targets import run_folders
 
 
 def pretrain(options: argparse.Namespace) -> None:

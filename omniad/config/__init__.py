@@ -10,15 +10,16 @@ from omniad.config.checking import Section, known, validate
 from omniad.config.reading import (
     CONFIG_FOLDER,
     check_settings,
-    load_run_settings,
     load_settings,
     merge,
     project_settings,
     read_yaml,
+    results_folder,
     run_settings,
     to_yaml,
 )
 from omniad.config.settings import (
+    VARIANTS,
     DataSettings,
     DownloadSettings,
     Encoder,
@@ -34,9 +35,11 @@ from omniad.config.settings import (
     TableSettings,
     TrainingSettings,
 )
+from omniad.config.snapshot import snapshot_file, snapshot_text
 
 __all__ = [
     "CONFIG_FOLDER",
+    "VARIANTS",
     "DataSettings",
     "DownloadSettings",
     "Encoder",
@@ -54,12 +57,14 @@ __all__ = [
     "TrainingSettings",
     "check_settings",
     "known",
-    "load_run_settings",
     "load_settings",
     "merge",
     "project_settings",
     "read_yaml",
+    "results_folder",
     "run_settings",
+    "snapshot_file",
+    "snapshot_text",
     "to_yaml",
     "validate",
 ]

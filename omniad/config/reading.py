@@ -10,6 +10,7 @@ import yaml
 
 from omniad.config.checking import KeyPath, Section, Where, known, place, validate
 from omniad.config.settings import RunSettings, Settings
+from omniad.config.snapshot import is_snapshot, snapshot_values
 from omniad.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent.parent / "config"
@@ -20,21 +21,40 @@ DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
 def load_settings(*overlays: str | Path, command_line: Mapping[str, Any] | None = None) -> Settings:
     """The project's configuration with each overlay file, then what a command line sets, laid over it in turn.
 
-    Outside a checkout there is no `config/` folder; then the class defaults stand alone, and no data set is known.
+    A snapshot (snapshot.py) takes the place of the project's configuration: nothing of `config/` is read then. Outside
+    a checkout there is no `config/` folder; then the class defaults stand alone, and no data set is known.
 
     Raises:
         UserError: a file is missing or not YAML, a key is unknown, a value has the wrong type or names what
-            does not exist.
+            does not exist; a snapshot is of another version or not the first file.
     """
-    # Beside an installed package another one may have put a folder of this name.
-    in_checkout = (CONFIG_FOLDER.parent / "pyproject.toml").is_file() and CONFIG_FOLDER.is_dir()
-    files = [(f"{CONFIG_FOLDER.name}/{name}", read_yaml(CONFIG_FOLDER / name)) for name in DEFAULT_FILES if in_checkout]
-    files += [(str(file), read_yaml(file)) for file in overlays]
+    files = [(str(file), read_yaml(file)) for file in overlays]
+    if files and is_snapshot(files[0][1]):
+        files[0] = (files[0][0], snapshot_values(files[0][1], files[0][0]))
+    else:
+        files = _project_files() + files
+    for name, values in files[1:]:
+        if is_snapshot(values):
+            raise UserError(f"{name}: a snapshot is a whole configuration: name it before all overlays")
     files += [("--config", command_line)] if command_line else []
     merged: dict[str, Any] = {}
     for _, values in files:
         merged = merge(merged, values)
     return check_settings(merged, lambda path: _file_of(path, files))
+
+
+def results_folder(*overlays: str | Path, command_line: Mapping[str, Any] | None = None) -> str:
+    """`results` of that configuration, unchecked: where a snapshot of it lies, whatever became of config/ since."""
+    values = [values for _, values in _project_files()] + [read_yaml(file) for file in overlays]
+    named = [each["results"] for each in (*values, command_line or {}) if "results" in each]
+    return str(named[-1]) if named else Settings().results
+
+
+def _project_files() -> list[tuple[str, dict[str, Any]]]:
+    """The files of config/, in a checkout: beside an installed package another one may have a folder of this name."""
+    if not ((CONFIG_FOLDER.parent / "pyproject.toml").is_file() and CONFIG_FOLDER.is_dir()):
+        return []
+    return [(f"{CONFIG_FOLDER.name}/{name}", read_yaml(CONFIG_FOLDER / name)) for name in DEFAULT_FILES]
 
 
 def _file_of(path: KeyPath, files: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
@@ -113,14 +133,6 @@ def run_settings(settings: Settings, dataset: str, run: str, where: Where = "con
             section = validate(type(section), merge(section.model_dump(), values), where, ("runs", run, *path))
         groups[group] = section
     return RunSettings(dataset=dataset, run=run, source=source, data=settings.data, note=change.note, **groups)
-
-
-def load_run_settings(run_dir: str | Path) -> RunSettings:
-    """The resolved settings of a finished run, from its folder."""
-    file = Path(run_dir) / "config.yaml"
-    if not file.is_file():
-        raise UserError(f"{run_dir}: not a run folder: it has no config.yaml; `omniad train` or `omniad fit` makes one")
-    return validate(RunSettings, read_yaml(file), str(file))
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:

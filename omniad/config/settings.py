@@ -18,6 +18,8 @@ ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
 Encoder = Literal[ResNet, EfficientNet]
 Learnable = Literal["q", "kv", "none", "skip"]
+Variant = Literal["equations", "released"]
+VARIANTS: tuple[Variant, ...] = ("released", "equations")  # as the tables order them
 Branches = Literal["both", "global", "local"]
 Metric = Literal["I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AU-PRO", "mAD"]
 Column = Literal[Metric, "parameters", "FLOPs"]
@@ -83,7 +85,7 @@ class ModelSettings(Section):
     method: MethodName = Field(
         default="omni-ad", description="omni-ad, or another method of Table I; of the settings below it uses its own"
     )
-    variant: Literal["equations", "released"] = Field(
+    variant: Variant = Field(
         default="equations", description="the paper's equations, or what the authors' code computes"
     )
     encoder: Encoder = Field(

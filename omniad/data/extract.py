@@ -21,10 +21,10 @@ from typing import IO
 from tqdm import tqdm
 
 from omniad.config import DownloadSettings
-from omniad.data.lock import locked
-from omniad.data.remote import RemoteFile, has_files, remote_files
+from omniad.data.remote import RemoteFile, remote_files
 from omniad.errors import UserError
-from omniad.files import cannot_write
+from omniad.files import cannot_write, has_files
+from omniad.locks import locked
 
 STAMP = ".omniad-extracted.json"  # in a folder that was extracted here, not by hand
 MOST_FILES = 2_000_000

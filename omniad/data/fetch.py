@@ -15,11 +15,11 @@ from typing import Any
 from omniad.config import DownloadSettings, Settings, known
 from omniad.data.download import download
 from omniad.data.hub import fetch_from_hub
-from omniad.data.lock import locked
-from omniad.data.remote import RemoteFile, has_files, remote_files
+from omniad.data.remote import RemoteFile, remote_files
 from omniad.data.weights import weight_files
 from omniad.errors import UserError
-from omniad.files import atomic_write, cannot_write, sha256_file
+from omniad.files import atomic_write, cannot_write, has_files, sha256_file
+from omniad.locks import locked
 
 BY_HAND = "put in place by hand"
 

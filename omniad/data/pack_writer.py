@@ -7,16 +7,13 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,17 +22,17 @@ from tqdm import tqdm
 
 from omniad.config import SourceSettings
 from omniad.data.growing_pack import BATCH, GrowingPack
+from omniad.data.images import read_image, read_mask, read_own_image
 from omniad.data.index import read_index
-from omniad.data.lock import locked
-from omniad.data.packs import NOTE, read_image, read_mask, read_own_image
+from omniad.data.packs import NOTE
 from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write, sha256_file
+from omniad.locks import locked
+from omniad.parallel import in_order, usable_cores
 
 PR_SET_PDEATHSIG = 1  # Linux's prctl: the signal that this process gets when its parent dies
 AHEAD = 8  # batches a core that may be done before the oldest is
 BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for broken files
-T = TypeVar("T")
-R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +70,7 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> 
     """Decode what is missing. After the first image that can't be read, the others are only looked through."""
     paths = list(zip(index["image"], index["mask"], strict=True))
     starts = range(growing.rows, len(paths), BATCH)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = min(cores, max(1, len(starts)))
+    cores = min(usable_cores(), max(1, len(starts)))
     problems: list[str] = []
     # Processes, because small images spend as long in the interpreter as in PIL; forked, because they write to the
     # files that are open here.
@@ -128,14 +124,3 @@ def _decode(
         except BROKEN as error:
             problems.append(f"{path} ({' '.join(str(error).split())})")
     return "" if problems else growing.put(start, images, masks), problems
-
-
-def in_order(pool: Executor, function: Callable[[T], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
-    """Like pool.map, but with at most `ahead` tasks under way or waiting to be taken, so that memory stays flat."""
-    waiting: deque[Future[R]] = deque()
-    for task in tasks:
-        waiting.append(pool.submit(function, task))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from omniad.data.any_image import read_any_image
 from omniad.data.index import read_index
 from omniad.errors import UserError
 from omniad.files import sha256_file
@@ -64,28 +62,3 @@ def normalise(images: np.ndarray) -> torch.Tensor:
     pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255  # a copy: a memmap can't be shared
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
-
-
-def read_image(file: str | Path, size: int) -> np.ndarray:
-    """An image file as (S, S, 3) uint8 RGB, resized with PIL's antialiased bilinear filter."""
-    with Image.open(file) as image:
-        return resize(image.convert("RGB"), size)
-
-
-def read_own_image(file: str | Path, size: int) -> np.ndarray:
-    """The same for images of layout `own`, of any mode and turned upright (see any_image.py)."""
-    return resize(read_any_image(file), size)
-
-
-def resize(image: Image.Image, size: int) -> np.ndarray:
-    """An RGB image as (S, S, 3) uint8, with PIL's antialiased bilinear filter."""
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def read_mask(file: str | Path, size: int) -> np.ndarray:
-    """A mask file as (S, S) uint8 of 0 and 1: anything above 0 is defect; resized bilinearly, then above 0.5."""
-    with Image.open(file) as image:
-        native = np.asarray(image)
-    defect = (native if native.ndim == 2 else native[..., :3].max(axis=2)) > 0
-    resized = Image.fromarray(defect.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR)
-    return (np.asarray(resized) > 0.5).astype(np.uint8)

@@ -16,9 +16,10 @@ from omniad.data.counts import expected_counts
 from omniad.data.download import unreachable
 from omniad.data.hub import missing_for_hub
 from omniad.data.packs import NOTE
-from omniad.data.remote import RemoteFile, has_files, remote_files
+from omniad.data.remote import RemoteFile, remote_files
 from omniad.data.weights import KNOWN_WEIGHTS, missing_weights, weight_files, weights_path
 from omniad.errors import UserError
+from omniad.files import has_files
 
 UNPACKED = 1.1  # extracted images take about as much room as their archive
 FULL_RESOLUTION = 1024  # at which Real-IAD's size is told

@@ -56,9 +56,3 @@ def hub_names(download: DownloadSettings) -> list[str]:
         raise UserError(f"{download.title}: counts: a table is needed here, because it names the classes to fetch")
     classes = sorted({class_ for class_, _, _ in counts})
     return ["realiad_jsons.zip", *(f"realiad_{download.resolution}/{name}.zip" for name in classes)]
-
-
-def has_files(folder: str | Path) -> bool:
-    """Whether a data set's folder holds anything: then it is used as it is."""
-    folder = Path(folder)
-    return folder.is_dir() and any(folder.iterdir())

@@ -25,19 +25,22 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from omniad.config import RunSettings, load_run_settings
+from omniad.config import RunSettings
 from omniad.data.packs import Pack, normalise, open_pack
 from omniad.devices import pick_device
 from omniad.energy import EnergyMeter
 from omniad.errors import UserError
 from omniad.evaluation.batches import Batches
-from omniad.evaluation.definitions import DEFINITIONS, METRICS, ClassResult, Definition
-from omniad.evaluation.examples import write_examples
-from omniad.evaluation.metrics import evaluate_class
+from omniad.evaluation.examples import pick_examples
 from omniad.files import atomic_write
+from omniad.metrics.definitions import DEFINITIONS, METRICS, ClassResult, Definition
+from omniad.metrics.from_maps import evaluate_class
 from omniad.models import Method, load_model
 from omniad.models.anomaly_map import smooth
-from omniad.provenance import hardware, peak_memory_mib, write_provenance
+from omniad.runs.artifacts import write_curves, write_examples, write_scores
+from omniad.runs.files import MAPS, MEAN
+from omniad.runs.measurements import write_metrics
+from omniad.runs.provenance import hardware, load_run_settings, peak_memory_mib, write_provenance
 
 DRAWS = 5  # of the `released` reading's random projection
 log = logging.getLogger(__name__)
@@ -79,11 +82,9 @@ def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool 
             **({"energy_j": round(meter.joules(), 2)} if meter.counts else {}),
         },
     )
-    _write_scores(run_dir / "scores.csv", classes)
-    with atomic_write(run_dir / "curves.npz", "wb") as file:
-        curves = {f"{each.name}/{curve}": xy for each in classes for curve, xy in each.draws[0].curves.items()}
-        np.savez(file, allow_pickle=False, **{name: xy.astype(np.float32) for name, xy in curves.items()})
-    _write_metrics(run_dir / "metrics.csv", classes)  # last: it says that all of the others are there
+    write_scores(run_dir, (row for each in classes for row in _scored(each)))
+    write_curves(run_dir, {each.name: each.draws[0].curves for each in classes})
+    write_metrics(run_dir, _all_metric_lines(classes))  # last: it says that all of the others are there
 
 
 def _evaluate_classes(
@@ -99,9 +100,9 @@ def _evaluate_classes(
             clock = time.perf_counter()
             rows = test.loc[test["class"] == name]
             draws, maps = _evaluate_draws(model, settings, pack, rows, batches)
-            write_examples(run_dir / "examples" / f"{name}.npz", rows, pack, maps, draws[0].image_scores)
+            write_examples(run_dir, name, pick_examples(rows, pack, maps, draws[0].image_scores))
             if keep_maps:
-                with atomic_write(run_dir / "maps" / f"{name}.npy", "wb") as file:
+                with atomic_write(run_dir / MAPS / f"{name}.npy", "wb") as file:
                     np.save(file, maps)
             bar.update(len(rows))
             if bar.disable:
@@ -143,20 +144,16 @@ def compute_maps(
     return maps, scores
 
 
-def _write_scores(path: Path, classes: list[Evaluated]) -> None:
-    tables = [each.rows[["image", "class", "label"]].assign(score=each.draws[0].image_scores) for each in classes]
-    with atomic_write(path) as file:
-        # Nine digits tell every float32 from its neighbours.
-        pd.concat(tables).to_csv(file, index=False, lineterminator="\n", float_format="%.9g")
+def _scored(each: Evaluated) -> Iterator[tuple[str, str, int, float]]:
+    """A class's rows of scores.csv."""
+    rows, scores = each.rows, each.draws[0].image_scores
+    return zip(rows["image"], rows["class"], rows["label"], scores, strict=True)
 
 
-def _write_metrics(path: Path, classes: list[Evaluated]) -> None:
-    lines = [
-        line for definition in DEFINITIONS for metric in METRICS for line in _metric_lines(metric, definition, classes)
-    ]
-    columns = pd.Index(["class", "metric", "definition", "value", "reason", "spread"])
-    with atomic_write(path) as file:
-        pd.DataFrame(lines, columns=columns).to_csv(file, index=False, lineterminator="\n")
+def _all_metric_lines(classes: list[Evaluated]) -> Iterator[tuple]:
+    for definition in DEFINITIONS:
+        for metric in METRICS:
+            yield from _metric_lines(metric, definition, classes)
 
 
 def _metric_lines(metric: str, definition: Definition, classes: list[Evaluated]) -> Iterator[tuple]:
@@ -171,7 +168,7 @@ def _metric_lines(metric: str, definition: Definition, classes: list[Evaluated])
         yield each.name, metric, definition, table[-1][0], reason, _spread(table[-1])
     mean = np.mean(table, axis=0)  # (draws,), NaN as soon as one class's is
     reason = f"undefined for {', '.join(undefined)}" if undefined else ""
-    yield "mean", metric, definition, mean[0], reason, _spread(mean)
+    yield MEAN, metric, definition, float(mean[0]), reason, _spread(mean)
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> float:

@@ -10,36 +10,33 @@ examples/<class>.npz: images (E, S, S, 3) uint8, masks (E, S, S) uint8, maps (E,
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from omniad.data.packs import Pack
-from omniad.files import atomic_write
+from omniad.runs.artifacts import Example
 
 FIGURES = 3
 WORST = 3
 
 
-def write_examples(path: Path, rows: pd.DataFrame, pack: Pack, maps: np.ndarray, scores: np.ndarray) -> None:
-    """Write a class's examples. rows: its index rows; maps (N, S, S) and scores (N,) in their order."""
+def pick_examples(rows: pd.DataFrame, pack: Pack, maps: np.ndarray, scores: np.ndarray) -> list[Example]:
+    """A class's examples. rows: its index rows; maps (N, S, S) and scores (N,) in their order."""
     members = rows.index.to_numpy()
     visible = np.any(pack.masks[members], axis=(1, 2))
-    chosen = choose(rows, visible, scores)
-    places = np.array([place for places in chosen.values() for place in places], np.int64)
-    picked = rows.iloc[places]
-    with atomic_write(path, "wb") as file:
-        np.savez_compressed(
-            file,
-            images=pack.images[members[places]],
-            masks=pack.masks[members[places]],
-            maps=maps[places].astype(np.float16),
-            kind=np.array([kind for kind, places in chosen.items() for _ in places], str),
-            image=picked["image"].to_numpy(str),
-            label=picked["label"].to_numpy(),
-            score=scores[places],
+    return [
+        Example(
+            kind=kind,
+            name=rows["image"].iloc[position],
+            label=int(rows["label"].iloc[position]),
+            score=float(scores[position]),
+            image=pack.images[members[position]],
+            mask=pack.masks[members[position]],
+            map=maps[position],
         )
+        for kind, positions in choose(rows, visible, scores).items()
+        for position in positions
+    ]
 
 
 def choose(rows: pd.DataFrame, visible: np.ndarray, scores: np.ndarray) -> dict[str, list[int]]:

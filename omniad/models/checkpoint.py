@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 import yaml
 
-from omniad.config import MethodName, ModelSettings, RunSettings, load_run_settings, to_yaml, validate
+from omniad.config import MethodName, ModelSettings, RunSettings, to_yaml, validate
 from omniad.errors import UserError
 from omniad.files import atomic_write
 from omniad.models.baselines.destseg import DeSTSeg
@@ -24,8 +24,9 @@ from omniad.models.baselines.uniad import UniAD
 from omniad.models.encoder import check_entries, read_entries
 from omniad.models.method import Method
 from omniad.models.omniad import OmniAD
+from omniad.runs.files import CONFIG, MODEL
+from omniad.runs.provenance import load_run_settings
 
-WEIGHTS_FILE = "model.safetensors"
 METHODS: dict[MethodName, type[Method]] = {
     "omni-ad": OmniAD,
     "rd4ad": RD4AD,
@@ -67,7 +68,7 @@ def load_model(run_dir: str | Path, device: str | torch.device = "cpu") -> Metho
         UserError: a file is missing or damaged, or the weights do not fit the settings (entries named).
     """
     settings = load_run_settings(run_dir).model
-    file = Path(run_dir) / WEIGHTS_FILE
+    file = Path(run_dir) / MODEL
     entries = read_entries(file)
     _check_settings(settings, file)
     with torch.device("meta"):
@@ -88,4 +89,4 @@ def _check_settings(settings: ModelSettings, file: Path) -> None:
         if trained.get(key, value) != value
     ]
     if differ:
-        raise UserError(f"{file.parent / 'config.yaml'}: not the model in {file.name}: model.{'; model.'.join(differ)}")
+        raise UserError(f"{file.parent / CONFIG}: not the model in {file.name}: model.{'; model.'.join(differ)}")

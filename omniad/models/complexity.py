@@ -12,24 +12,17 @@ computed. The tests compare both.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable
 from math import prod
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from omniad.config import CONFIG_FOLDER, ModelSettings, Settings, run_settings
-from omniad.errors import UserError
+from omniad.config import ModelSettings
 from omniad.models.checkpoint import build_model
 from omniad.models.decoder import Stage
 from omniad.models.omniad import OmniAD
-
-VARIANTS = ("released", "equations")
-OTHERS = "other_methods.csv"  # costs that other papers print of Table I's other methods
-RESOLUTIONS = (256, 384, 512, 640, 768, 896, 1024)
 
 
 def complexity(settings: ModelSettings, image_size: int = 256) -> tuple[int, int]:
@@ -93,70 +86,3 @@ RULES: dict[str, Callable[..., int]] = {
     "adaptive_avg_pool2d": lambda out, x, *_, **__: x.numel(),
     "interpolate": lambda out, *_, mode="nearest", **__: (4 if mode == "bilinear" else 1) * out.numel(),
 }
-
-
-def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
-    """Parameters and multiply-adds of every table row of Omni-AD, in both readings, beside what the paper prints.
-
-    Keys: table, row, variant, parameters, macs, reported_parameters_m, reported_flops_g (None where not printed),
-    note (on the printed FLOPs of another method).
-    A row that stands in a table for several data sets is the same model and listed once. Another method has no
-    readings; its name stands for the variant.
-    """
-    counted: dict[str, tuple[int, int]] = {}
-    others = CONFIG_FOLDER / "paper" / OTHERS
-    notes = {key: line["note"] for key, line in _lines(others).items()}
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for table, entry in settings.tables.items():
-        lines = _lines(others) | (_lines(CONFIG_FOLDER / "paper" / entry.paper) if entry.paper else {})
-        printed = {key: float(line["value"]) for key, line in lines.items()}
-        for row in entry.rows:
-            if not row.run:
-                continue
-            configured = run_settings(settings, row.dataset, row.run).model
-            ours = configured.method == "omni-ad"
-            for variant in VARIANTS if ours else (configured.method,):
-                model = configured.model_copy(update={"variant": variant}) if ours else configured
-                key = model.model_dump_json()
-                if key not in counted:
-                    counted[key] = complexity(model, settings.data.image_size)
-                rows.setdefault(
-                    (table, row.label, variant),
-                    {
-                        "table": table,
-                        "row": row.label,
-                        "variant": variant,
-                        "parameters": counted[key][0],
-                        "macs": counted[key][1],
-                        "reported_parameters_m": printed.get((row.dataset, row.label, "parameters")),
-                        "reported_flops_g": printed.get((row.dataset, row.label, "FLOPs")),
-                        "note": notes.get((row.dataset, row.label, "FLOPs"), ""),
-                    },
-                )
-    return list(rows.values())
-
-
-def resolution_rows(settings: Settings, sizes: Iterable[int] = RESOLUTIONS) -> list[dict[str, Any]]:
-    """What the model costs at several image sizes, with its learnable tokens and with two plain self-attentions.
-
-    Keys: attention (learnable, plain), image_size (pixels), parameters, macs.
-    """
-    models = {
-        "learnable": settings.model,
-        "plain": settings.model.model_copy(update={"first_attention": "none", "second_attention": "none"}),
-    }
-    rows = []
-    for attention, model in models.items():
-        for size in sizes:
-            parameters, macs = complexity(model, size)
-            rows.append({"attention": attention, "image_size": size, "parameters": parameters, "macs": macs})
-    return rows
-
-
-def _lines(file: Path) -> dict[tuple[str, str, str], dict[str, str]]:
-    """The lines of a table of the paper by (data set, row, metric)."""
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            return {(line["dataset"], line["row"], line["metric"]): line for line in csv.DictReader(lines)}
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; it has numbers that the paper prints") from None

@@ -14,11 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omniad.config import ModelSettings, RunSettings, SourceSettings, known, load_settings, to_yaml, validate
+from omniad.config import ModelSettings, RunSettings, SourceSettings, known, load_settings, validate
 from omniad.errors import UserError
-from omniad.files import atomic_write
-from omniad.models.checkpoint import WEIGHTS_FILE, build_model, save_model
+from omniad.models.checkpoint import build_model, save_model
 from omniad.models.encoder import ARCHITECTURES, Encoder, check_entries, read_entries
+from omniad.runs.files import CONFIG, MODEL
+from omniad.runs.provenance import save_run_settings
 
 # Our names -> released names, applied in order.
 RENAMES = (
@@ -67,7 +68,7 @@ def import_released(
             checkpoint); the folder already holds a run.
     """
     folder = Path(run_dir)
-    if (folder / "config.yaml").exists() or (folder / WEIGHTS_FILE).exists():
+    if (folder / CONFIG).exists() or (folder / MODEL).exists():
         raise UserError(f"{folder}: already holds a run; name a new folder")
     project = load_settings()
     sources = project.sources or {dataset: OUTSIDE_A_CHECKOUT}
@@ -92,9 +93,8 @@ def import_released(
         evaluation=project.evaluation,
         note="imported from a checkpoint of the authors' code; the training settings are not its own",
     )
-    save_model(model, settings, folder / WEIGHTS_FILE)
-    with atomic_write(folder / "config.yaml") as file:
-        file.write(to_yaml(run))
+    save_model(model, settings, folder / MODEL)
+    save_run_settings(run, folder)
 
 
 def released_name(name: str) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omniad.files import write_csv
-from omniad.reporting.layout import NOTHING, measured_text
-from omniad.reporting.measurements import Measurement
-from omniad.reporting.runs import FinishedRun
-from omniad.reporting.seeds import Key, Measured, summarise
-from omniad.reporting.tables import SHOWN
+from omniad.reporting.layout import NOTHING, measured_text, signed
+from omniad.reporting.seeds import Key, SeedMean, Summary, summarise
+from omniad.reporting.tables import DEFINITIONS, SHOWN
+from omniad.runs.finished import FinishedRun
+from omniad.runs.measurements import Measurement
 
 CSV_COLUMNS = ["class", "metric", "definition", "mean", "std", "seeds", "reason"]
 
@@ -27,7 +28,7 @@ class ClassTable:
     seeds: tuple[int, ...]
     folders: tuple[Path, ...]  # of the seeds
     metrics: tuple[str, ...]
-    classes: dict[str, dict[Key, Measured]]
+    classes: dict[str, dict[Key, SeedMean]]
 
     @property
     def name(self) -> str:
@@ -50,7 +51,7 @@ class ClassTable:
             for name, values in self.classes.items()
         ]
 
-    def _text(self, measured: Measured | None) -> str:
+    def _text(self, measured: SeedMean | None) -> str:
         return NOTHING if measured is None else measured_text(measured)
 
 
@@ -101,3 +102,30 @@ def _csv_lines(table: ClassTable) -> Iterator[dict[str, Any]]:
                 "seeds": measured.n,
                 "reason": measured.reason,
             }
+
+
+@dataclass(frozen=True)
+class BothDefinitions:
+    """One table: for each run a line a definition, and how far they are apart."""
+
+    head: list[str]
+    lines: list[list[str]]
+
+
+def both_definitions(summary: Summary, runs: list[FinishedRun]) -> BothDefinitions:
+    """The means over classes and seeds; of each run one of its seeds is named."""
+    names = list(dict.fromkeys(metric for run in runs for metric, _ in summary.get((run.dataset, run.run), {})))
+    lines = []
+    for run in runs:
+        values = summary.get((run.dataset, run.run), {})
+        columns = {definition: [values.get((name, definition)) for name in names] for definition in DEFINITIONS}
+        for definition, column in columns.items():
+            lines.append([run.title, run.run, definition, *map(measured_text, column)])
+        lines.append([run.title, run.run, "difference", *map(_apart, *columns.values())])
+    return BothDefinitions(["Data set", "Run", "Definition", *names], lines)
+
+
+def _apart(shown: SeedMean | None, exact: SeedMean | None) -> str:
+    if shown is None or exact is None or math.isnan(shown.mean - exact.mean):
+        return NOTHING
+    return signed(shown.mean - exact.mean)

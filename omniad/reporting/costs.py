@@ -10,8 +10,8 @@ from omniad.config import RunSettings, Settings, run_settings
 from omniad.job_size import images, relative_cost
 from omniad.reporting.missing import command
 from omniad.reporting.records import energy_joules, hardware
-from omniad.reporting.runs import FinishedRun
-from omniad.targets import target_runs
+from omniad.runs.finished import FinishedRun
+from omniad.runs.targets import target_runs
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from omniad.reporting.artifacts import Example, read_examples
 from omniad.reporting.figures.qualitative import COLORS
-from omniad.reporting.runs import FinishedRun
+from omniad.runs.artifacts import Example, example_files, read_examples
+from omniad.runs.finished import FinishedRun
 
 SIDE = 128  # pixels of one tile at most
 KINDS = {
@@ -52,7 +52,7 @@ def class_pictures(
     found: dict[str, dict[str, list[ClassPictures]]] = {}
     first = {(run.dataset, run.run): run for run in reversed(list(runs))}
     for key, run in sorted(first.items(), key=lambda item: (item[0] not in most, item[0])):
-        for file in sorted((run.folder / "examples").glob("*.npz")):
+        for file in example_files(run.folder):
             pictures = _pictures(read_examples(file), most.get(key, 1))
             found.setdefault(run.dataset, {}).setdefault(file.stem, []).append(ClassPictures(run, pictures))
     return {dataset: dict(sorted(classes.items())) for dataset, classes in sorted(found.items())}

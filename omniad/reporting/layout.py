@@ -8,13 +8,13 @@ both readings) and needs no spread.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from omniad.models.complexity import VARIANTS
+from omniad.config import VARIANTS
 from omniad.reporting.complexity import COUNTS
-from omniad.reporting.marks import rank_marks
 from omniad.reporting.paper import Printed
-from omniad.reporting.seeds import Measured, RunKey
+from omniad.reporting.seeds import RunKey, SeedMean
 from omniad.reporting.tables import PRINTED_VARIANT, Ours, Row, Table
 from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 
@@ -82,7 +82,7 @@ def signed(value: float) -> str:
     return "0.0" if text[1:] == "0.0" else text
 
 
-def measured_text(measured: Measured | None) -> str:
+def measured_text(measured: SeedMean | None) -> str:
     """Mean, with the standard deviation where several seeds give one."""
     if measured is None:
         return NOT_RUN
@@ -90,7 +90,7 @@ def measured_text(measured: Measured | None) -> str:
     return percent(measured.mean) + spread
 
 
-def difference_text(measured: Measured | None, printed: Printed | None) -> str:
+def difference_text(measured: SeedMean | None, printed: Printed | None) -> str:
     """Ours minus print, where there are both."""
     if measured is None or printed is None or math.isnan(measured.mean):
         return NOTHING
@@ -270,3 +270,19 @@ def _measured(ours: Ours, column: str, notes: Notes) -> str:
 
 def _difference(ours: Ours, row: Row, column: str) -> str:
     return difference_text(ours.measured(column), row.printed.get(column))
+
+
+BEST, SECOND = "best", "second"
+
+
+def rank_marks(values: Sequence[float | None]) -> list[str]:
+    """For each value of a column BEST, SECOND or nothing; values at the precision in which they are shown.
+
+    None and NaN never get a mark. A single number is compared with nothing and gets none either.
+    """
+    there = [value for value in values if value is not None and not math.isnan(value)]
+    ranks = sorted(set(there), reverse=True)
+    if len(there) < 2:
+        return [""] * len(values)
+    marks = dict(zip(ranks, (BEST, SECOND), strict=False))
+    return ["" if value is None else marks.get(value, "") for value in values]

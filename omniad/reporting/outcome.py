@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from omniad.reporting.tables import PRINTED_VARIANT, Row, Table
+from omniad.reporting.tables import PRINTED_VARIANT, SHOWN, Row, Table
 from omniad.reporting.verdicts import FALSE_RATE, NOT_JUDGED, REPRODUCED, Verdict
+from omniad.runs.artifacts import read_epochs
+from omniad.runs.finished import FinishedRun
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,35 @@ def _counts(table: Table, row: Row) -> list[Judged]:
         Judged(table.label, PRINTED_VARIANT, row.label, column, row.printed[column].text, counted[column], verdict)
         for column, verdict in row.verdicts.items()
     ]
+
+
+CHOICE = "mAD"
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """One run's best epoch beside its last recorded one, percent."""
+
+    run: FinishedRun
+    best_epoch: int
+    last_epoch: int
+    best: Mapping[str, float]  # by metric
+    last: Mapping[str, float]
+
+
+def oracles(runs: list[FinishedRun]) -> list[Oracle]:
+    """Every run that recorded its test metrics by epoch.
+
+    Raises:
+        UserError: an epochs.csv is not one that training wrote.
+    """
+    return [oracle for run in runs if (oracle := _oracle(run)) is not None]
+
+
+def _oracle(run: FinishedRun) -> Oracle | None:
+    epochs = read_epochs(run.folder, SHOWN) or {}
+    known = {epoch: values[CHOICE] for epoch, values in epochs.items() if not math.isnan(values.get(CHOICE, math.nan))}
+    if not known:
+        return None
+    best, last = max(known, key=lambda epoch: (known[epoch], -epoch)), max(epochs)
+    return Oracle(run, best, last, epochs[best], epochs[last])

@@ -9,7 +9,8 @@ from typing import Any
 
 from omniad.files import write_csv
 from omniad.reporting.layout import NOTHING
-from omniad.reporting.runs import FinishedRun
+from omniad.runs.finished import FinishedRun
+from omniad.wording import count, duration
 
 HEAD = ["Run folder", "Commit", "Configuration", "Weights", "Data", "Hardware", "Trained", "Time", "Energy", "Memory"]
 CSV_COLUMNS = ["dataset", "run", "seed", "folder", "commit", "config_sha256", "model_sha256", "data_sha256", "weights"]
@@ -30,7 +31,7 @@ def record(run: FinishedRun, results: Path) -> list[str]:
         _hash(facts.get("data", {}).get("sha256")),
         hardware(facts.get("hardware", {})),
         str(training.get("started", NOTHING))[:10],
-        duration(training.get("wall_s")),
+        duration(training["wall_s"]) if "wall_s" in training else NOTHING,
         energy(facts),
         _memory(training.get("peak_memory_mib", {})),
     ]
@@ -69,20 +70,12 @@ def _facts(run: FinishedRun, results: Path) -> dict[str, Any]:
 
 def hardware(facts: Mapping[str, Any]) -> str:
     """The GPU, or the processor with its threads."""
-    if not facts:
-        return NOTHING
-    threads = facts.get("threads", "?")
-    cpu = f"{facts.get('cpu', 'unknown processor')}, {threads} thread{'' if threads == 1 else 's'}"
-    return str(facts.get("gpu") or cpu)
+    return str(facts.get("gpu") or processor(facts)) if facts else NOTHING
 
 
-def duration(seconds: float | None) -> str:
-    """A time as a person says it."""
-    if seconds is None:
-        return NOTHING
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def processor(facts: Mapping[str, Any]) -> str:
+    """The processor with the threads that were used."""
+    return f"{facts.get('cpu', 'unknown processor')}, {count(facts.get('threads', '?'), 'thread')}"
 
 
 def energy_joules(facts: Mapping[str, Any]) -> float | None:

@@ -10,14 +10,14 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from omniad.reporting.measurements import Measurement
+from omniad.runs.measurements import Measurement
 
 Key = tuple[str, str]  # metric, definition
 RunKey = tuple[str, str]  # data set, run
 
 
 @dataclass(frozen=True)
-class Measured:
+class SeedMean:
     """A metric's mean over seeds."""
 
     mean: float  # NaN: undefined, for the given reason
@@ -35,7 +35,7 @@ class Spread:
     df: int
 
 
-Summary = Mapping[RunKey, Mapping[Key, Measured]]
+Summary = Mapping[RunKey, Mapping[Key, SeedMean]]
 Spreads = Mapping[tuple[str, str, str], Spread]  # data set, metric, definition
 
 
@@ -51,7 +51,7 @@ def summarise(measurements: Iterable[Measurement], class_: str = "mean") -> Summ
 
 def pooled_spreads(summary: Summary) -> Spreads:
     """s_p^2 = sum of (n - 1) s^2 / sum of (n - 1), over the runs of a data set that have several seeds."""
-    groups: dict[tuple[str, str, str], list[Measured]] = {}
+    groups: dict[tuple[str, str, str], list[SeedMean]] = {}
     for (dataset, _), metrics in summary.items():
         for (metric, definition), measured in metrics.items():
             if measured.std is not None and not math.isnan(measured.std):
@@ -64,11 +64,11 @@ def pooled_spreads(summary: Summary) -> Spreads:
     return spreads
 
 
-def _over_seeds(lines: list[Measurement]) -> Measured:
+def _over_seeds(lines: list[Measurement]) -> SeedMean:
     percents = [100 * line.value for line in lines]
     std = statistics.stdev(percents) if len(percents) > 1 and not any(map(math.isnan, percents)) else None
     drawn = [100 * line.spread for line in lines if not math.isnan(line.spread)]
-    return Measured(
+    return SeedMean(
         mean=statistics.fmean(percents),
         std=std,
         n=len(percents),

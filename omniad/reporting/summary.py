@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from omniad.config import Settings
-from omniad.reporting.runs import FinishedRun
+from omniad.reporting.records import processor
+from omniad.runs.finished import FinishedRun
+from omniad.wording import count, duration, listed
 
 WEIGHTS = {
     "imagenet": "torchvision's IMAGENET1K_V1, pretrained on ImageNet-1k",
@@ -22,7 +24,7 @@ def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
     names = {(run.dataset, run.run) for run in runs}
     trainings = "" if len(runs) == len(names) else f" ({len(runs)} trainings)"
     seeds = _plural(_unique(runs, lambda run: run.seed))
-    what = f"{_number(len(names), 'run')}{trainings} on {_join(_datasets(settings, runs))}, seed{seeds}."
+    what = f"{count(len(names), 'run')}{trainings} on {listed(_datasets(settings, runs))}, seed{seeds}."
     facts = [
         f"Method: {_grouped(runs, _method)}.",
         f"Epochs: {_grouped(runs, lambda run: str(run.settings.training.epochs))}.",
@@ -94,7 +96,7 @@ def _weights(run: FinishedRun) -> str:
 
 def _hardware(run: FinishedRun) -> str:
     facts = run.provenance.get("hardware", {})
-    cpu = f"{facts.get('cpu', 'unknown processor')}, {_number(facts.get('threads', '?'), 'thread')}"
+    cpu = processor(facts)
     return f"{facts['gpu']}; {cpu}" if facts.get("gpu") else f"{cpu}, no GPU"
 
 
@@ -104,8 +106,7 @@ def _dates(runs: list[FinishedRun]) -> str:
         return "Not trained here."
     days = sorted({entry["started"][:10] for entry in training})
     seconds = sum(entry.get("wall_s", 0.0) for entry in training)
-    took = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-    return f"Trained {' to '.join(days if len(days) == 1 else [days[0], days[-1]])}, {took} in all."
+    return f"Trained {' to '.join(days if len(days) == 1 else [days[0], days[-1]])}, {duration(seconds)} in all."
 
 
 def _unique(runs: Iterable[FinishedRun], value: Callable[[FinishedRun], Any]) -> list[str]:
@@ -114,14 +115,6 @@ def _unique(runs: Iterable[FinishedRun], value: Callable[[FinishedRun], Any]) ->
 
 def _plural(items: list[str]) -> str:
     return f" {items[0]}" if len(items) == 1 else f"s {', '.join(items)}"
-
-
-def _number(count: int | str, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def _join(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def _code(commit: str | None) -> str:

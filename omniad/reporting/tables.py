@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from omniad.config import RowSettings, RunSettings, Settings, TableSettings, load_settings, run_settings
-from omniad.models.complexity import VARIANTS
+from omniad.config import VARIANTS, RowSettings, RunSettings, Settings, TableSettings, load_settings, run_settings
 from omniad.reporting.complexity import COUNTS
-from omniad.reporting.measurements import Measurement
 from omniad.reporting.paper import PAPER_FOLDER, PaperTable, Printed, read_paper
-from omniad.reporting.runs import FinishedRun, differences
-from omniad.reporting.seeds import Key, Measured, RunKey, Spreads, Summary, pooled_spreads, summarise
+from omniad.reporting.seeds import Key, RunKey, SeedMean, Spreads, Summary, pooled_spreads, summarise
 from omniad.reporting.verdicts import Verdict, judge, judge_count, not_comparable
+from omniad.runs.finished import FinishedRun, differences
+from omniad.runs.measurements import Measurement
 
 SHOWN = "published"  # the definition of the metrics that stands beside print
 DEFINITIONS = (SHOWN, "exact")
@@ -36,12 +35,12 @@ class Ours:
     miniature: bool
     seeds: tuple[int, ...]  # that were run
     missing: tuple[int, ...]  # that are configured and were not run
-    values: Mapping[Key, Measured]  # by (metric, definition)
+    values: Mapping[Key, SeedMean]  # by (metric, definition)
     unlike: str  # why it doesn't compare with the paper; empty when it does
     verdicts: Mapping[str, Verdict]  # by column: on what was measured where something is printed
     notes: tuple[str, ...]
 
-    def measured(self, column: str, definition: str = SHOWN) -> Measured | None:
+    def measured(self, column: str, definition: str = SHOWN) -> SeedMean | None:
         """A metric's value, None when it was not run."""
         return self.values.get((column, definition))
 
@@ -193,7 +192,7 @@ def _ours(found: Found, row: RowSettings, run: str, printed: Mapping[str, Printe
     )
 
 
-def _draws(shown: Mapping[str, Measured]) -> str:
+def _draws(shown: Mapping[str, SeedMean]) -> str:
     """How random a run's inference is, where it is."""
     drawn = {column: measured.draws for column, measured in shown.items() if not math.isnan(measured.draws)}
     if not drawn:

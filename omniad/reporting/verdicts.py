@@ -19,8 +19,8 @@ from scipy.special import stdtrit
 
 from omniad.config import Settings, run_settings
 from omniad.reporting.paper import Printed
-from omniad.reporting.runs import FinishedRun, differences
-from omniad.reporting.seeds import Measured, Spread
+from omniad.reporting.seeds import SeedMean, Spread
+from omniad.runs.finished import FinishedRun, differences
 
 ROUNDING = 0.05  # a number with one decimal is off by at most this
 FALSE_RATE = 0.05  # of the rule: how often it calls a true reproduction different
@@ -40,7 +40,7 @@ class Verdict:
         return self.kind != NOT_JUDGED
 
 
-def judge(printed: Printed, measured: Measured, spread: Spread | None, unlike: str = "") -> Verdict:
+def judge(printed: Printed, measured: SeedMean, spread: Spread | None, unlike: str = "") -> Verdict:
     """The verdict on an accuracy in percent.
 
     Args:

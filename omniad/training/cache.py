@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omniad.data.lock import locked
 from omniad.data.packs import Pack
 from omniad.errors import UserError
 from omniad.files import atomic_write
+from omniad.locks import locked
 from omniad.models import Method
 
 NOTE = "features.json"

@@ -72,13 +72,6 @@ def measured_speed(device: torch.device, steps: int = 3) -> float:
     return work / min(seconds)
 
 
-def rough_time(hours: float) -> str:
-    """A time as a person says it."""
-    if hours < 1:
-        return f"{max(1, round(60 * hours))} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.0f} days"
-
-
 def cpu_hours(run: RunSettings, images: int) -> float:
     """Hours that a run with this many training images takes on this machine's CPU."""
     with torch.random.fork_rng([]):

@@ -13,13 +13,13 @@ from omniad.config import RunSettings, TrainingSettings
 from omniad.data.packs import Pack
 from omniad.energy import EnergyMeter
 from omniad.errors import UserError
-from omniad.files import write_csv
 from omniad.models import Method
+from omniad.runs.artifacts import write_epochs
+from omniad.runs.files import PROGRESS
 from omniad.training.features import TrainingFeatures
+from omniad.training.precision import arithmetic, compile_blocks
 from omniad.training.progress import Progress, now
-from omniad.training.schedule import rate_factor
 from omniad.training.signals import Stop
-from omniad.training.speed import arithmetic, compile_blocks
 from omniad.training.state import Position, StateFolder, capture, restore
 
 SAVING_SHARE = 0.02  # a save that takes long is repeated less often, so that all take no more than this of the time
@@ -49,7 +49,7 @@ class Training:
         self.steps_per_epoch = self.features.steps_per_epoch
         if settings.training.compile:
             compile_blocks(model, device)
-        epochs, progress_file = settings.training.epochs, state.folder / "progress.json"
+        epochs, progress_file = settings.training.epochs, state.folder.parent / PROGRESS
         self.progress = Progress(progress_file, self.title, epochs, self.steps_per_epoch, self.position)
         self._clock = self._saved = time.monotonic()  # of the last look, and of the last save
         self._meter = EnergyMeter(device)
@@ -188,11 +188,10 @@ class Training:
         recorded = {row["epoch"] for row in position.evaluations}
         if not every or not position.epoch or position.epoch % every or position.epoch in recorded:
             return
-        from omniad.training.watch import epoch_metrics  # evaluation is imported only where it is wanted
+        from omniad.training.epoch_metrics import epoch_metrics  # evaluation is imported only where it is wanted
 
         position.evaluations += epoch_metrics(self.model, self.settings, self.pack, self.device, position.epoch)
-        rows = position.evaluations
-        write_csv(self.state.folder.parent / "epochs.csv", list(rows[0]), rows)
+        write_epochs(self.state.folder.parent, position.evaluations)
 
 
 def train_step(
@@ -212,3 +211,8 @@ def train_step(
     for optimizer in optimizers:
         optimizer.step()
     return loss.detach(), norm.detach()
+
+
+def rate_factor(epoch: int, settings: TrainingSettings) -> float:
+    """What an epoch (from 0) multiplies every optimizer's rate by: 1, then `decay_factor` after `decay_at` of them."""
+    return settings.decay_factor if epoch >= settings.decay_at * settings.epochs else 1.0

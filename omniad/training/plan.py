@@ -15,7 +15,8 @@ from omniad.data.index import read_index
 from omniad.data.preflight import room
 from omniad.models.checkpoint import METHODS
 from omniad.models.complexity import complexity
-from omniad.targets import run_folders
+from omniad.runs.files import MODEL, PROGRESS
+from omniad.runs.targets import target_names
 from omniad.training.cost import training_hours
 
 BYTES_PER_WEIGHT = 8  # of a finished run: model.safetensors and its last state
@@ -57,8 +58,8 @@ def plan_target(settings: Settings, target: str, speed: float) -> Plan:
         UserError: there is no such target.
     """
     groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
-    for folder in run_folders(settings, target):
-        groups[folder.parts[-3], folder.parts[-2]].append(folder)
+    for name in target_names(settings, target):
+        groups[name.dataset, name.run].append(name.folder(settings.results))
     runs = [_planned(run_settings(settings, *key), folders, speed) for key, folders in groups.items()]
     untrained = [run for run in runs if run.trained < run.seeds]
     download, disk = 0.0, 0.0
@@ -81,7 +82,7 @@ def training_images(run: RunSettings) -> int | None:
 
 def _planned(run: RunSettings, folders: list[Path], speed: float) -> PlannedRun:
     images = training_images(run)
-    trained = sum((folder / "model.safetensors").exists() for folder in folders)
+    trained = sum((folder / MODEL).exists() for folder in folders)
     shares = [_share_left(folder) for folder in folders]
     hours = None if images is None else training_hours(run, images, speed)
     return PlannedRun(
@@ -99,10 +100,10 @@ def _planned(run: RunSettings, folders: list[Path], speed: float) -> PlannedRun:
 
 def _share_left(folder: Path) -> float:
     """Of a run's training: 0 when it is done; part of it where a state is kept."""
-    if (folder / "model.safetensors").exists():
+    if (folder / MODEL).exists():
         return 0.0
     try:
-        progress: dict[str, Any] = json.loads((folder / "state" / "progress.json").read_text(encoding="utf-8"))
+        progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         return 1 - progress["step"] / progress["steps"]
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return 1.0

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from omniad.config import PretrainSettings
-from omniad.data.miniature.collages import collages, materials
 from omniad.data.packs import normalise
 from omniad.files import atomic_write
+from omniad.miniature.collages import collages, materials
 from omniad.models.efficientnet import make_encoder
 from omniad.models.encoder import FrozenEncoder
 

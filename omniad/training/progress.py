@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from omniad.files import atomic_write
 from omniad.training.state import Position
+from omniad.wording import duration
 
 WRITE_EVERY_S = 10.0
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Progress:
         row, epoch = self.position.history[-1], self.position.epoch
         self.bar.set_postfix(loss=f"{row['loss']:.4f}")
         if self.bar.disable and (epoch in (1, self.epochs) or epoch % max(1, self.epochs // 10) == 0):
-            left = datetime.timedelta(seconds=round(row["seconds"] * (self.epochs - epoch)))
+            left = duration(row["seconds"] * (self.epochs - epoch))
             log.info(
                 "%s: epoch %d of %d, loss %.4f, %.1f s an epoch, about %s left",
                 self.title,

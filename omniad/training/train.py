@@ -13,20 +13,22 @@ from pathlib import Path
 
 import torch
 
-from omniad.config import RunSettings, to_yaml
-from omniad.data.lock import locked
+from omniad.config import RunSettings
 from omniad.data.packs import open_pack
 from omniad.data.weights import weights_file
 from omniad.devices import is_out_of_memory, pick_device
 from omniad.errors import UserError
-from omniad.files import atomic_write, sha256_file, write_csv
+from omniad.files import sha256_file
+from omniad.locks import locked
 from omniad.models import Method, build_model, save_model
 from omniad.models.encoder import load_weights
-from omniad.provenance import commit, hardware, peak_memory_mib, versions, write_provenance
+from omniad.runs.artifacts import write_history
+from omniad.runs.files import CONFIG, LOCK, MODEL, STATE
+from omniad.runs.provenance import commit, hardware, peak_memory_mib, save_run_settings, versions, write_provenance
 from omniad.training import TRAINING_VERSION
 from omniad.training.loop import Training
+from omniad.training.precision import arithmetic
 from omniad.training.signals import stop_signals
-from omniad.training.speed import arithmetic
 from omniad.training.state import StateFolder, fingerprint
 
 
@@ -50,16 +52,14 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
     torch.manual_seed(seed)
     model, weights = _prepare_model(settings, seed, device)
     exact = arithmetic("fp32", device)  # but for the steps themselves
-    with stop_signals() as stop, locked(out, out / ".lock"), _out_of_memory(settings, device), exact:
-        with atomic_write(out / "config.yaml") as file:
-            file.write(to_yaml(settings))
-        state = StateFolder(out / "state", fingerprint(settings, seed, pack.digest, weights.get("sha256", "")))
+    with stop_signals() as stop, locked(out, out / LOCK), _out_of_memory(settings, device), exact:
+        save_run_settings(settings, out)
+        state = StateFolder(out / STATE, fingerprint(settings, seed, pack.digest, weights.get("sha256", "")))
         training = Training(model, settings, pack, seed, device, state, stop)
         training.position.wall_s += time.monotonic() - clock
         training.run()
-        history = training.position.history
-        write_csv(out / "history.csv", list(history[0]), history)
-        save_model(model, settings.model, out / "model.safetensors")
+        write_history(out, training.position.history)
+        save_model(model, settings.model, out / MODEL)
         write_provenance(
             out,
             commit=commit(),
@@ -69,8 +69,8 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
             seed=seed,
             weights=weights,
             data={"dataset": settings.dataset, "sha256": pack.digest, "images": len(pack.index)},
-            config_sha256=sha256_file(out / "config.yaml"),
-            model_sha256=sha256_file(out / "model.safetensors"),
+            config_sha256=sha256_file(out / CONFIG),
+            model_sha256=sha256_file(out / MODEL),
             training=training.costs() | {"peak_memory_mib": peak_memory_mib(device)},
         )
 

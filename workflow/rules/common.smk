@@ -6,11 +6,12 @@ from snakemake.exceptions import WorkflowError
 
 import yaml
 
-from omniad.config import load_settings, run_settings, to_yaml
+from omniad.config import load_settings, results_folder, run_settings, snapshot_file, snapshot_text
 from omniad.devices import count_gpus
 from omniad.errors import UserError
 from omniad.reporting.claims.forms import read_claims
-from omniad.targets import run_folders, target_runs
+from omniad.runs import files
+from omniad.runs.targets import run_folders, target_runs
 from omniad.training import TRAINING_VERSION
 
 
@@ -23,10 +24,18 @@ def typed(value):
     return yaml.safe_load(value) if isinstance(value, str) else value
 
 
-# omniad reads the files itself: it tells in which of them a mistake stands.
+def resolved_settings():
+    """The configuration. A cluster's job takes its workflow's snapshot: config/ may have been edited since."""
+    overlays, command_line = overlay_files(), typed(command_line_settings())
+    if is_cluster_job():
+        return load_settings(snapshot_file(results_folder(*overlays, command_line=command_line)))
+    return load_settings(*overlays, command_line=command_line)
+
+
+# omniad reads the files itself, so that an error names the file with the mistake.
 try:
-    settings = load_settings(*workflow.overwrite_configfiles, command_line=typed(workflow.config_settings.config))
-    read_claims(settings)  # a claim may name what a table lost; without this the report would tell, after all trainings
+    settings = resolved_settings()
+    read_claims(settings)  # a claim may name a row that a table lost: found now, not by the report after all trainings
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -36,22 +45,19 @@ shell.prefix('set -euo pipefail; [ -z "${{SLURM_JOB_ID:-}}" ] || trap "" TERM; '
 
 OMNIAD = f"{sys.executable} -m omniad"
 RESULTS = settings.results
-CONFIG = f"{RESULTS}/config.yaml"
+CONFIG = snapshot_file(RESULTS)
 REPORT = f"{RESULTS}/report.md"
 RUN = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}"
 PREPARED = settings.data.prepared
 PACK = f"{PREPARED}/{{dataset}}/{settings.data.image_size}"
 GPUS = count_gpus()
 
-# Snakemake leaves an unnamed resource unlimited: without this cap two trainings would share a GPU, or the CPU.
-# A profile or `--resources gpu=N` goes before it.
-workflow.global_resources.setdefault("gpu", max(GPUS, 1))
-PLACES = getattr(workflow.global_resources["gpu"], "value", workflow.global_resources["gpu"])
+PLACES = gpu_places(max(GPUS, 1))
 
 
 def cores_here():
     """Cores of a job that has this machine to itself; on a cluster (or in a dry run for one) eight."""
-    return 8 if on_cluster() else workflow.resource_settings.cores or 8
+    return 8 if on_cluster() else cores_given() or 8
 
 
 def threads_of_a_place(wildcards):
@@ -61,15 +67,10 @@ def threads_of_a_place(wildcards):
     return 1 if GPUS else max(1, cores_here() // PLACES)
 
 
-def on_cluster():
-    """Whether this process gives jobs to a cluster, or is one of those jobs."""
-    return workflow.remote_exec or not workflow.local_exec
-
-
 def at_most_default(minutes):
     """No job asks for more time than the profile's default: a training that needs more goes on in its next attempt."""
-    default = (workflow.resource_settings.default_resources or {}).get("runtime")
-    return minutes if default is None else min(minutes, default.value)
+    default = default_runtime()
+    return minutes if default is None else min(minutes, default)
 
 
 wildcard_constraints:
@@ -93,4 +94,4 @@ TARGETS = target_runs(settings)
 
 def evaluations(target):
     """metrics.csv of every run and seed that a target shows; none for a target that trains nothing."""
-    return [f"{folder}/metrics.csv" for folder in run_folders(settings, target)] if target in TARGETS else []
+    return [f"{folder}/{files.METRICS}" for folder in run_folders(settings, target)] if target in TARGETS else []

@@ -4,11 +4,11 @@ from omniad.job_size import evaluation_minutes, memory_mb
 
 rule evaluate:
     input:
-        model=f"{RUN}/model.safetensors",
+        model=f"{RUN}/{files.MODEL}",
         pack=f"{PACK}/pack.json",
     output:
-        multiext(f"{RUN}/", "metrics.csv", "scores.csv", "curves.npz"),
-        examples=directory(f"{RUN}/examples"),
+        multiext(f"{RUN}/", files.METRICS, files.SCORES, files.CURVES),
+        examples=directory(f"{RUN}/{files.EXAMPLES}"),
     log:
         f"{RESULTS}/logs/evaluate/{{dataset}}-{{run}}-seed{{seed}}.log",
     threads: threads_of_a_place

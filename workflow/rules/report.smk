@@ -1,6 +1,7 @@
 # Complexity, tables, figures and the report. Nothing here trains.
 import omniad
 from omniad.config import CONFIG_FOLDER
+from omniad.runs.finished import evaluated_folders
 
 
 localrules:
@@ -10,13 +11,13 @@ localrules:
 
 def shown_runs(wildcards):
     """The evaluations that the targets a person typed need; other finished runs are shown as they are."""
-    return sorted({file for target in workflow.dag_settings.targets or ["all"] for file in evaluations(str(target))})
+    return sorted({file for target in typed_targets() for file in evaluations(target)})
 
 
 def found_runs(wildcards):
     """The other runs that are there. Their dates are a parameter, not an input: the report must not train them again."""
     shown = set(shown_runs(wildcards))
-    found = Path(RESULTS).glob("runs/*/*/seed*/metrics.csv")
+    found = [folder / files.METRICS for folder in evaluated_folders(RESULTS)]
     return sorted((str(file), file.stat().st_mtime_ns) for file in found if str(file) not in shown)
 
 
@@ -33,7 +34,7 @@ rule complexity:
         rows=f"{RESULTS}/complexity.csv",
         resolutions=f"{RESULTS}/resolution.csv",
     params:
-        models=digest(to_yaml(load_settings())),  # the full-size models, whatever an overlay shrinks
+        models=digest(snapshot_text(load_settings())),  # the full-size models, whatever an overlay shrinks
     shell:
         "{OMNIAD} complexity --out {output.rows} --resolutions {output.resolutions}"
 
@@ -60,7 +61,7 @@ rule report:
             caption="../report/figures.rst",
         ),
     params:
-        settings=digest(to_yaml(settings)),
+        settings=digest(snapshot_text(settings)),
         others=found_runs,
         code=reporting_digest(),
     shell:

@@ -5,6 +5,7 @@ from collections import Counter
 from difflib import get_close_matches
 
 from omniad.files import atomic_write
+from omniad.wording import duration
 from omniad.slurm import cancel_leftovers, step_name
 
 
@@ -15,20 +16,20 @@ def cpu_warning(jobs):
     for (dataset, run), seeds in Counter((job.wildcards.dataset, job.wildcards.run) for job in jobs).items():
         source = settings.sources[dataset]
         if not source.miniature:
-            from omniad.training.cost import cpu_hours, rough_time
+            from omniad.training.cost import cpu_hours
             from omniad.training.plan import training_images
 
             resolved = run_settings(settings, dataset, run)
             hours += seeds * cpu_hours(resolved, training_images(resolved) or 0)
     if not hours:
         return text
-    return f"{text} That takes about {rough_time(hours)} on this machine (by a few steps just now)."
+    return f"{text} That takes about {duration(3600 * hours)} on this machine (by a few steps just now)."
 
 
 onstart:
     from omniad.data.preflight import preflight
 
-    waiting = list(workflow.dag.needrun_jobs())
+    waiting = waiting_jobs()
     unindexed = {job.wildcards.dataset for job in waiting if job.rule.name in ("fetch", "extract", "index")}
     untrained = [settings_of(job.wildcards) for job in waiting if job.rule.name == "train"]
     try:
@@ -40,14 +41,14 @@ onstart:
     except UserError as error:
         raise WorkflowError(str(error)) from None
     trainings = [job for job in waiting if job.rule.name == "train"]
-    if trainings and not GPUS and workflow.local_exec:
+    if trainings and not GPUS and not on_cluster():
         print(cpu_warning(trainings), file=sys.stderr)
-    if not workflow.local_exec:
+    if on_cluster():
         steps = {step_name(job.rule.name, *job.wildcards) for job in waiting}
         for left in cancel_leftovers(Path.cwd(), steps):
             print(f"Slurm job {left.id} of an earlier, killed call is ended: {left.step}", file=sys.stderr)
     with atomic_write(CONFIG) as file:
-        file.write(to_yaml(settings))
+        file.write(snapshot_text(settings))
 
 
 def no_such_target(wildcards):

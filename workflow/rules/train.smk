@@ -21,7 +21,7 @@ rule train:
         weights_input,
         pack=f"{PACK}/pack.json",
     output:
-        multiext(f"{RUN}/", "model.safetensors", "history.csv", "config.yaml"),
+        multiext(f"{RUN}/", files.MODEL, files.HISTORY, files.CONFIG),
     log:
         f"{RESULTS}/logs/train/{{dataset}}-{{run}}-seed{{seed}}.log",
     threads: threads_of_a_place

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omniad.config import SourceSettings
-from omniad.data.any_image import images_in, is_image
+from omniad.data.images import images_in, is_image
 from omniad.data.layouts import mvtec
 from omniad.data.layouts.record import ANOMALOUS, NORMAL, Record
 from omniad.errors import UserError

@@ -27,8 +27,8 @@ from omniad.reporting.claims.forms import (
     Range,
 )
 from omniad.reporting.claims.sources import NOT_MEASURABLE, NOT_PRINTED, Absent, Estimate, Source
+from omniad.reporting.complexity import Resolutions
 from omniad.reporting.layout import NOT_RUN, signed
-from omniad.reporting.resolution import Resolutions
 from omniad.reporting.tables import Found, Table
 from omniad.reporting.verdicts import NOT_JUDGED, ROUNDING
 

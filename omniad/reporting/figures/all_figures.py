@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from omniad.config import Settings
+from omniad.reporting.complexity import Resolutions
 from omniad.reporting.figures.class_plots import draw_curves, draw_histograms
 from omniad.reporting.figures.cost_plots import draw_accuracy, draw_resolution
 from omniad.reporting.figures.drawing import Drawn
 from omniad.reporting.figures.qualitative import draw_qualitative
 from omniad.reporting.figures.training_plots import draw_training
-from omniad.reporting.resolution import Resolutions
-from omniad.reporting.runs import FinishedRun
 from omniad.reporting.tables import Table
+from omniad.runs.finished import FinishedRun
 
 
 def draw_figures(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from omniad.evaluation.curves import FPR_LIMIT
-from omniad.reporting.artifacts import read_curves, read_scores
+from omniad.metrics.curves import FPR_LIMIT
 from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, save_figure
-from omniad.reporting.runs import FinishedRun
+from omniad.runs.artifacts import read_curves, read_scores
+from omniad.runs.finished import FinishedRun
 
 BINS = 24
 # curve -> title, x, y

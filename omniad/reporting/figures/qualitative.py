@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from omniad.config import Settings
-from omniad.reporting.artifacts import Example, read_examples
 from omniad.reporting.figures.drawing import DPI, Drawn, save_figure
-from omniad.reporting.runs import FinishedRun
+from omniad.runs.artifacts import Example, example_files, read_examples
+from omniad.runs.finished import FinishedRun
 
 ROWS = ("Image", "Ground truth", "Anomaly map", "Overlay")
 COLORS = "inferno"  # its lightness grows from end to end, so it reads the same in grey
@@ -45,7 +45,7 @@ def draw_qualitative(settings: Settings, name: str, runs: list[FinishedRun], fol
     missing = []
     for dataset in entry.datasets:
         run = next((run for run in runs if (run.dataset, run.run) == (dataset, entry.run)), None)
-        examples = pick_examples(run.folder / "examples", entry.classes) if run else []
+        examples = pick_examples(run.folder, entry.classes) if run else []
         if run and examples:
             groups[run.title] = examples
         else:
@@ -59,7 +59,7 @@ def draw_qualitative(settings: Settings, name: str, runs: list[FinishedRun], fol
 
 def pick_examples(folder: Path, classes: int) -> list[Shown]:
     """One anomalous example each of up to `classes` classes, spread evenly over the classes in alphabetical order."""
-    found = [shown for file in sorted(folder.glob("*.npz")) if (shown := pick_example(file)) is not None]
+    found = [shown for file in example_files(folder) if (shown := pick_example(file)) is not None]
     picked = np.linspace(0, len(found) - 1, min(classes, len(found))).round().astype(int)
     return [found[index] for index in picked]
 

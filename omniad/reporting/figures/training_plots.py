@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from omniad.reporting.artifacts import read_history
 from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, save_figure, style
-from omniad.reporting.runs import FinishedRun
 from omniad.reporting.tables import Table
+from omniad.runs.artifacts import read_history
+from omniad.runs.finished import FinishedRun
 
 TITLE = "Training curves"
 CAPTION = (

@@ -1,5 +1,0 @@
-"""The miniatures: small made-up data sets in the real ones' layouts, for the demo and the tests."""
-
-from omniad.data.miniature.writers import write_miniature
-
-__all__ = ["write_miniature"]

@@ -1,0 +1,147 @@
+"""A detector: a run folder that scores any images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from omniad.data.images import read_any_image, resize
+from omniad.data.packs import normalise
+from omniad.detector.inputs import find_images
+from omniad.detector.threshold import read_threshold
+from omniad.devices import pick_device
+from omniad.errors import UserError
+from omniad.models import load_model
+from omniad.models.anomaly_map import smooth
+from omniad.parallel import in_order, usable_cores
+from omniad.runs.provenance import load_run_settings
+
+VIEW = 1024  # pixels of the longest side of the image that is kept to look at
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector makes of one image."""
+
+    path: Path
+    score: float  # higher is more anomalous
+    verdict: str  # "good" or "anomalous" (score above the threshold); "" without a threshold
+    map: np.ndarray  # (S, S) float32, at the run's resolution; the score is usually its maximum
+    size: tuple[int, int]  # height and width of the image when it stands upright, pixels
+    view: np.ndarray  # (h, w, 3) uint8: the image, made smaller where it is larger than VIEW
+
+    def full_size_map(self) -> np.ndarray:
+        """The map at the image's own size, (H, W) float32, resized bilinearly."""
+        return resize_map(self.map, self.size)
+
+
+class Detector:
+    """A run folder, loaded: of `omniad fit`, `train` or `import-released`.
+
+    Args:
+        run_dir: `config.yaml` and `model.safetensors`, and `threshold.json` where `fit` wrote one.
+        device: by default a free GPU when there is one, else the CPU.
+        threshold: of the verdict, instead of the run's own.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+
+    def __init__(
+        self, run_dir: str | Path, device: str | torch.device | None = None, threshold: float | None = None
+    ) -> None:
+        self.run_dir = Path(run_dir)
+        self.settings = load_run_settings(run_dir)
+        self.size = self.settings.data.image_size
+        kept = read_threshold(self.run_dir)
+        self.threshold = kept.threshold if kept and threshold is None else threshold
+        self.typical = kept.typical if kept else None  # the map's usual value where all is well
+        self.device = pick_device() if device is None else torch.device(device)
+        self.model = load_model(run_dir, self.device)
+
+    def predict(
+        self, images: str | Path | Iterable[str | Path], skipped: dict[Path, str] | None = None
+    ) -> Iterator[Prediction]:
+        """Score images of any size and mode, in order; each is read when its turn comes.
+
+        Args:
+            images: files and folders; folders are searched at any depth.
+            skipped: takes the images that can't be read, each with the reason.
+
+        Raises:
+            UserError: a file or folder does not exist; without `skipped` also when an image can't be read.
+        """
+        places = [images] if isinstance(images, str | Path) else images
+        return self._predict(find_images(places), skipped)
+
+    def _predict(self, files: list[Path], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
+        batch_size = self.settings.evaluation.batch_size
+        with ThreadPoolExecutor(max_workers=usable_cores()) as pool:  # PIL releases the interpreter's lock
+            # Images are read while the batch before them is computed.
+            read = in_order(pool, lambda file: _read(file, self.size), files, 2 * batch_size)
+            readable = (image for image in read if not _skip(image, skipped))
+            while batch := list(islice(readable, batch_size)):
+                maps, scores = self.compute(np.stack([image.pixels for image in batch]))
+                for image, anomaly_map, score in zip(batch, maps, scores.tolist(), strict=True):
+                    yield Prediction(image.file, score, self._verdict(score), anomaly_map, image.size, image.view)
+
+    @torch.inference_mode()
+    def compute(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Smoothed maps (B, S, S) and scores (B,), float32, of images (B, S, S, 3), uint8 RGB."""
+        self.model.seed_draws(0)  # before every batch: an image's score does not depend on the images around it
+        features = self.model.encode(normalise(pixels).to(self.device))
+        maps = smooth(self.model.anomaly_maps(features, self.size), self.settings.evaluation.sigma)  # (B, S, S)
+        scores = self.model.image_scores(maps).cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise UserError(f"{self.run_dir}: its model gives scores that are not finite; train it anew")
+        return maps.cpu().numpy(), scores
+
+    def _verdict(self, score: float) -> str:
+        if self.threshold is None:
+            return ""
+        return "anomalous" if score > self.threshold else "good"
+
+
+class _Image(NamedTuple):
+    """A file as it was read, or the reason why it can't be."""
+
+    file: Path
+    pixels: np.ndarray  # (S, S, 3) uint8
+    view: np.ndarray
+    size: tuple[int, int]
+    problem: str = ""
+
+
+def _read(file: Path, size: int) -> _Image:
+    """In a thread: decode, turn upright, resize."""
+    try:
+        image = read_any_image(file)
+    except Exception as error:  # broken files make PIL's decoders raise anything
+        nothing = np.empty(0, np.uint8)
+        return _Image(file, nothing, nothing, (0, 0), " ".join(str(error).split()) or type(error).__name__)
+    pixels, native = resize(image, size), (image.height, image.width)
+    image.thumbnail((VIEW, VIEW))
+    return _Image(file, pixels, np.asarray(image), native)
+
+
+def _skip(image: _Image, skipped: dict[Path, str] | None) -> bool:
+    """Whether an image can't be read; noted in `skipped`, or raised where there is no such place."""
+    if not image.problem:
+        return False
+    if skipped is None:
+        raise UserError(f"{image.file}: can't be read: {image.problem}")
+    skipped[image.file] = image.problem
+    return True
+
+
+def resize_map(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map (S, S) at another height and width, bilinearly; float32."""
+    return F.interpolate(torch.from_numpy(anomaly_map)[None, None], size=size, mode="bilinear")[0, 0].numpy()

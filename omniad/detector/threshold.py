@@ -1,0 +1,68 @@
+"""The score above which an image is called anomalous, from good images that were held out of training."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from omniad.errors import UserError
+from omniad.files import atomic_write
+from omniad.runs.files import THRESHOLD
+
+
+class Threshold(NamedTuple):
+    """A run's threshold, and what it rests on."""
+
+    threshold: float  # an image is anomalous when its score is above it
+    quantile: float  # share of the held-out good images that are at most at it
+    images: int  # how many those were
+    typical: float  # median of their maps' medians: what a map shows where all is well
+    products: dict[str, float]  # the same quantile of each product's images alone, to compare
+
+
+def make_threshold(scores: np.ndarray, medians: np.ndarray, products: list[str], quantile: float) -> Threshold:
+    """The smallest held-out score that at least a share `quantile` of them does not exceed.
+
+    Args:
+        scores (N,): of the held-out images.
+        medians (N,): of the pixels of each one's map.
+        products: the product that each of them shows.
+        quantile: in (0, 1]; 1 is the highest score.
+    """
+
+    def at_quantile(values: np.ndarray) -> float:
+        return float(np.quantile(values, quantile, method="inverted_cdf"))
+
+    names = np.array(products)
+    each = {name: at_quantile(scores[names == name]) for name in sorted(set(products))}
+    return Threshold(at_quantile(scores), quantile, len(scores), float(np.median(medians)), each)
+
+
+def write_threshold(run_dir: Path, threshold: Threshold) -> None:
+    with atomic_write(run_dir / THRESHOLD) as file:
+        json.dump(threshold._asdict(), file, indent=1)
+        file.write("\n")
+
+
+def read_threshold(run_dir: Path) -> Threshold | None:
+    """A run's threshold; None when it has none.
+
+    Raises:
+        UserError: the file is not one that `omniad fit` wrote.
+    """
+    file = run_dir / THRESHOLD
+    try:
+        threshold = Threshold(**json.loads(file.read_text(encoding="utf-8")))
+        if not all(math.isfinite(value) for value in (threshold.threshold, threshold.typical)):
+            raise ValueError("not finite")
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{file}: not a threshold of `omniad fit` ({error}); remove it, or repeat `omniad fit`"
+        ) from None
+    return threshold

@@ -1,0 +1,125 @@
+"""The public face of the metrics: arrays or files in, checked, and a dictionary or a ClassResult out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omniad.errors import UserError
+from omniad.metrics.definitions import DEFINITIONS, ClassResult, Definition
+
+
+def class_metrics(
+    maps: np.ndarray,
+    masks: np.ndarray,
+    labels: np.ndarray | None = None,
+    definition: Definition = "exact",
+    *,
+    scores: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """The seven metrics of one class and their mean (mAD), as a dictionary of fractions in [0, 1].
+
+    Args:
+        maps: anomaly maps (N, H, W), higher is more anomalous; float32 and float64 are used as they are.
+        masks: (N, H, W), anomalous where > 0.
+        labels: (N,), anomalous where > 0. Without them an image is anomalous when its mask is. `published` always
+            uses the mask.
+        definition: "exact" or "published".
+        scores: (N,) image scores; without them, each map's maximum.
+        names: of the images, for error messages.
+
+    Raises:
+        UserError: shapes do not belong together, or a score is NaN or infinite (the image is named).
+    """
+    if definition not in DEFINITIONS:
+        raise UserError(f"definition must be {' or '.join(DEFINITIONS)}, not '{definition}'")
+    return evaluate_class(maps, masks, labels, scores=scores, names=names, curves=False).metrics[definition].fractions
+
+
+def evaluate_class(
+    maps: np.ndarray,
+    masks: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    scores: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+    curves: bool = True,
+) -> ClassResult:
+    """Both definitions from one pass, with reasons for what is undefined, and the curves. See `class_metrics`."""
+    maps, masks, labels, scores = _checked(maps, masks, labels, scores, names)
+    try:
+        # Imported here, so that where numba does not work only the metrics fail, and in one line.
+        from numba.core.errors import NumbaError
+
+        from omniad.metrics.counts import ClassPixels
+        from omniad.metrics.measure import measure
+    except ImportError as error:
+        raise UserError(f"the metrics need numba, which does not import here: {error}; install it again") from None
+    try:
+        return measure(ClassPixels(maps, masks, names), labels, scores, curves)
+    except NumbaError as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"numba cannot compile the metrics here: {first}; install a numba that fits this Python"
+        ) from error
+
+
+def metrics_of_files(
+    maps: str | Path, masks: str | Path, labels: str | Path | None = None, definition: Definition = "exact"
+) -> dict[str, float]:
+    """`class_metrics` of .npy files; large ones are read in parts.
+
+    Raises:
+        UserError: a file is missing or not a .npy array, or what `class_metrics` refuses.
+    """
+    arrays = [None if file is None else _load(file) for file in (maps, masks, labels)]
+    if arrays[0] is None or arrays[1] is None:
+        raise UserError("metrics need a file of maps and a file of masks")
+    return class_metrics(arrays[0], arrays[1], arrays[2], definition)
+
+
+def _checked(maps: Any, masks: Any, labels: Any, scores: Any, names: Sequence[str] | None) -> tuple[Any, ...]:
+    """The arguments as arrays of matching shapes, labels as bool.
+
+    Raises:
+        UserError: naming the argument and its shape or type.
+    """
+    given = {"maps": maps, "masks": masks, "labels": labels, "scores": scores}
+    arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            raise UserError(f"{name}: must hold numbers, not {array.dtype}")
+    shape = arrays["maps"].shape
+    if len(shape) != 3 or 0 in shape:
+        raise UserError(f"maps: must have the shape (images, height, width), none of them 0, not {shape}")
+    for name, wanted in (("masks", shape), ("labels", shape[:1]), ("scores", shape[:1])):
+        if name in arrays and arrays[name].shape != wanted:
+            raise UserError(
+                f"{name}: shape {arrays[name].shape} does not belong to maps of shape {shape}; need {wanted}"
+            )
+    if names is not None and len(names) != shape[0]:
+        raise UserError(f"names: {len(names)} names for {shape[0]} images")
+    if "scores" in arrays and not np.isfinite(arrays["scores"]).all():
+        image = int(np.flatnonzero(~np.isfinite(arrays["scores"]))[0])
+        raise UserError(f"score of image {image if names is None else names[image]}: NaN or infinite")
+    marked = arrays["labels"] > 0 if "labels" in arrays else None
+    return arrays["maps"], arrays["masks"], marked, arrays.get("scores")
+
+
+def _load(file: str | Path) -> np.ndarray:
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{file}: can't be read ({error.strerror or error})") from None
+    except (ValueError, EOFError):
+        raise UserError(f"{file}: not an array of numbers in .npy format; numpy.save writes one") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UserError(f"{file}: a .npz archive; give the .npy file of one array")
+    return array

@@ -1,0 +1,151 @@
+"""Write the miniatures in the exact layouts of MVTec-AD, VisA and Real-IAD, with what is awkward about each."""
+
+import csv
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from omniad.errors import UserError
+from omniad.files import atomic_write, cannot_write
+from omniad.miniature.photographs import Split
+from omniad.miniature.scenes import CLASSES, FRONT, VIEWS, ClassSpec, Example, View, make_example
+
+MVTEC_COUNTS = {"train": 40, "good": 10, "defective": 15}  # images a class
+VISA_COUNTS = {"train": 40, "good": 10, "defective": 15}
+REALIAD_COUNTS = {"train": 14, "good": 2, "defective": 4}  # specimens a class, of five images each
+JPEG_QUALITY = 95
+REALIAD_CODES = {"scratch": "HS", "missing": "QS", "hole": "AK", "contamination": "ZW", "stain": "YX"}  # its codes
+
+
+def write_miniature(layout: str, folder: Path, seed: int = 0) -> None:
+    """Make one miniature; the same seed gives the same bytes.
+
+    Args:
+        layout: "mvtec", "visa" or "realiad".
+        folder: becomes the data set's folder.
+        seed: of every random choice.
+
+    Raises:
+        UserError: unknown layout, or the folder can't be written.
+    """
+    if layout not in WRITERS:
+        raise UserError(f"miniature: there is no layout '{layout}'; there is: {', '.join(WRITERS)}")
+    try:
+        WRITERS[layout](folder, seed)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def _write_mvtec(folder: Path, seed: int) -> None:
+    """Single-channel PNGs for some classes; each split counts its files from 000 anew."""
+    for name, spec in CLASSES["mvtec"].items():
+
+        def save(path: str, example: Example, grey: bool = spec.grey, name: str = name) -> None:
+            _save(folder / name / path, example.image[..., 0] if grey else example.image)
+
+        for number in range(MVTEC_COUNTS["train"]):
+            save(f"train/good/{number:03}.png", _example(spec, seed, "mvtec", name, "train", "good", number))
+        for number in range(MVTEC_COUNTS["good"]):
+            save(f"test/good/{number:03}.png", _example(spec, seed, "mvtec", name, "test", "good", number))
+        for number in range(MVTEC_COUNTS["defective"]):
+            defect, count = spec.defects[number % len(spec.defects)], number // len(spec.defects)
+            example = _example(spec, seed, "mvtec", name, "test", defect, number)
+            save(f"test/{defect}/{count:03}.png", example)
+            _save(folder / name / f"ground_truth/{defect}/{count:03}_mask.png", example.mask.astype(np.uint8) * 255)
+
+
+def _write_visa(folder: Path, seed: int) -> None:
+    """`.JPG` images whose names repeat between Normal and Anomaly; masks that hold class ids; the split in a CSV."""
+    rows = []
+    for name, spec in CLASSES["visa"].items():
+        images = f"{name}/Data/Images"
+        for number in range(VISA_COUNTS["train"] + VISA_COUNTS["good"]):
+            split: Split = "train" if number < VISA_COUNTS["train"] else "test"
+            path = f"{images}/Normal/{number:04}.JPG"
+            _save(folder / path, _example(spec, seed, "visa", name, split, "good", number).image)
+            rows.append((name, split, "normal", path, ""))
+        for number in range(VISA_COUNTS["defective"]):
+            kind = number % len(spec.defects)
+            example = _example(spec, seed, "visa", name, "test", spec.defects[kind], number)
+            path, mask = f"{images}/Anomaly/{number:04}.JPG", f"{name}/Data/Masks/Anomaly/{number:03}.png"
+            _save(folder / path, example.image)
+            _save(folder / mask, example.mask.astype(np.uint8) * (kind + 1))
+            rows.append((name, "test", "anomaly", path, mask))
+    with atomic_write(folder / "split_csv/1cls.csv") as file:
+        csv.writer(file, lineterminator="\n").writerows([("object", "split", "label", "image", "mask"), *rows])
+
+
+def _write_realiad(folder: Path, seed: int) -> None:
+    """Five views a specimen; NG folders also hold normal images, where the defect can't be seen; nested labels."""
+    for name, spec in CLASSES["realiad"].items():
+        entries: dict[str, list] = {"train": [], "test": []}
+        specimen = 0
+        for _ in range(REALIAD_COUNTS["train"] + REALIAD_COUNTS["good"]):
+            specimen += 1
+            split: Split = "train" if specimen <= REALIAD_COUNTS["train"] else "test"
+            entries[split] += _write_specimen(folder, seed, name, spec, split, "good", specimen)
+        for number in range(REALIAD_COUNTS["defective"]):
+            specimen += 1
+            defect = spec.defects[number % len(spec.defects)]
+            entries["test"] += _write_specimen(folder, seed, name, spec, "test", defect, specimen)
+        meta = {"prefix": f"{name}/", "normal_class": "OK", "pre_transform": False}
+        with atomic_write(folder / f"realiad_jsons/realiad_jsons/{name}.json") as file:
+            json.dump({"meta": meta, **entries}, file, indent=1)
+
+
+def _write_specimen(
+    folder: Path, seed: int, name: str, spec: ClassSpec, split: Split, defect: str, specimen: int
+) -> list[dict[str, str | None]]:
+    """One specimen's five images; a defective one shows no defect in one of them. Returns its label entries."""
+    code = REALIAD_CODES.get(defect, "OK")
+    status, place = ("OK", "OK") if code == "OK" else (f"NG_{code}", f"NG/{code}")
+    entries = []
+    for number, view in enumerate(VIEWS, start=1):
+        hidden = number == 1 + specimen % len(VIEWS)
+        seen = "good" if hidden else defect
+        stem = f"{place}/S{specimen:04}/{name}_{specimen:04}_{status}_C{number}_20230101120000"
+        example = _example(spec, seed, "realiad", name, split, seen, specimen * len(VIEWS) + number, view, specimen)
+        _save(folder / f"realiad_1024/{name}/{stem}.jpg", example.image)
+        if seen != "good":
+            _save(folder / f"realiad_1024/{name}/{stem}.png", example.mask.astype(np.uint8) * 255)
+        entries.append(
+            {
+                "category": name,
+                "anomaly_class": "OK" if seen == "good" else code,
+                "image_path": f"{stem}.jpg",
+                "mask_path": None if seen == "good" else f"{stem}.png",
+            }
+        )
+    return entries
+
+
+def _example(
+    spec: ClassSpec,
+    seed: int,
+    layout: str,
+    name: str,
+    split: Split,
+    defect: str,
+    number: int,
+    view: View = FRONT,
+    specimen: int | None = None,
+) -> Example:
+    """An image with generators of its own, so that no image depends on how many were made before it."""
+    rng = _generator(seed, layout, name, split, defect, number)
+    traits = None if specimen is None else _generator(seed, layout, name, split, "specimen", specimen)
+    return make_example(spec, split, defect, rng, view, traits)
+
+
+def _generator(seed: int, *key: str | int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, key)).encode())])
+
+
+def _save(file: Path, pixels: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file, quality=JPEG_QUALITY, compress_level=3)  # each format takes its own
+
+
+WRITERS = {"mvtec": _write_mvtec, "visa": _write_visa, "realiad": _write_realiad}

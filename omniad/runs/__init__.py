@@ -1,0 +1,1 @@
+"""The run folder: its files (files.py), what is read from and written to them, and which runs a target needs."""
