@@ -37,6 +37,11 @@ CASES = {
         steps=50,
         contrast=0.7,
     ),
+    "dinomaly": Case(
+        {"method": "dinomaly", "encoder": "dinov2_vitb14_reg", "encoder_width": 8, "jitter": 0.2},
+        {"learning_rate": 0.002, "clip_norm": 0.1},
+        steps=60,
+    ),
 }
 
 

@@ -13,10 +13,10 @@ from omniad.config.checking import Section
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every"}, "evaluation": {"batch_size"}}
 
-MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "diad"]
+MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "diad", "dinomaly"]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
-Encoder = Literal[ResNet, EfficientNet]
+Encoder = Literal[ResNet, EfficientNet, "dinov2_vitb14_reg"]
 Learnable = Literal["q", "kv", "none", "skip"]
 Variant = Literal["equations", "released"]
 VARIANTS: tuple[Variant, ...] = ("released", "equations")  # as the tables order them
@@ -89,7 +89,8 @@ class ModelSettings(Section):
         default="equations", description="the paper's equations, or what the authors' code computes"
     )
     encoder: Encoder = Field(
-        default="resnet34", description="frozen feature extractor (Table VII); some methods need an EfficientNet"
+        default="resnet34",
+        description="frozen feature extractor (Table VII); some methods need an EfficientNet, Dinomaly DINOv2",
     )
     encoder_width: int = Field(
         default=64,
@@ -99,7 +100,7 @@ class ModelSettings(Section):
     )
     encoder_weights: str = Field(
         default="imagenet",
-        description="imagenet (torchvision), timm (the released code's), miniature, random, or a file",
+        description="imagenet (torchvision), timm (the released code's), dinov2, miniature, random, or a file",
     )
     first_attention: Learnable = Field(default="q", description="what learnable tokens replace in the first attention")
     second_attention: Learnable = Field(default="kv", description="the same for the second; skip leaves it out")
@@ -110,7 +111,9 @@ class ModelSettings(Section):
         default=[3, 9, 9, 7], description="Omni-blocks in each of the decoder's four stages, coarsest first"
     )
     jitter: float = Field(
-        default=20.0, ge=0, description="scale of the noise on the neck's output in training; 0 is off"
+        default=20.0,
+        ge=0,
+        description="scale of the noise on the neck's output in training; 0 is off. Dinomaly: its bottleneck's dropout",
     )
     projection: Literal["random", "none"] = Field(
         default="random", description="output projection of `released`: drawn anew at every call, or left out"

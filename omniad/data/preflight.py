@@ -17,7 +17,7 @@ from omniad.data.download import unreachable
 from omniad.data.hub import missing_for_hub
 from omniad.data.packs import NOTE
 from omniad.data.remote import RemoteFile, remote_files
-from omniad.data.weights import KNOWN_WEIGHTS, missing_weights, weight_files, weights_path
+from omniad.data.weights import missing_weights, weight_files, weights_paths
 from omniad.errors import UserError
 from omniad.files import has_files
 
@@ -94,20 +94,21 @@ def _wanted_archives(source: SourceSettings) -> list[_Wanted]:
 
 
 def _wanted_weights(run: RunSettings) -> list[_Wanted]:
-    """A run's encoder weights, if they are not there. Raises UserError for those that can't be fetched.
+    """A run's weights, as far as they are not there. Raises UserError for those that can't be fetched.
 
     A miniature's are made when they are needed.
     """
     if run.model.encoder_weights == "miniature":
         return []
-    problem = missing_weights(run.model, run.data)
-    path = weights_path(run.model, run.data)
-    if not problem or path is None:
-        return []
-    if run.model.encoder_weights not in KNOWN_WEIGHTS:
-        raise UserError(problem)
-    file = weight_files(run.data)[path.name]
-    return [_Wanted(file.title, file.urls, f"Get them from {file.urls[0]} and put the file at {file.path}")]
+    known = {file.path: file for file in weight_files(run.data).values()}
+    absent = [path for path in weights_paths(run.model, run.data) if not path.is_file()]
+    if any(path not in known for path in absent):
+        raise UserError(missing_weights(run.model, run.data))
+    files = [known[path] for path in absent]
+    return [
+        _Wanted(file.title, file.urls, f"Get them from {file.urls[0]} and put the file at {file.path}")
+        for file in files
+    ]
 
 
 def _check_sizes(files: list[RemoteFile]) -> None:

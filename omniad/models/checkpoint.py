@@ -16,6 +16,7 @@ from omniad.errors import UserError
 from omniad.files import atomic_write
 from omniad.models.baselines.destseg import DeSTSeg
 from omniad.models.baselines.diad import DiAD
+from omniad.models.baselines.dinomaly import Dinomaly
 from omniad.models.baselines.mambaad import MambaAD
 from omniad.models.baselines.rd4ad import RD4AD
 from omniad.models.baselines.rlr import RLR
@@ -36,6 +37,7 @@ METHODS: dict[MethodName, type[Method]] = {
     "rlr": RLR,
     "destseg": DeSTSeg,
     "diad": DiAD,
+    "dinomaly": Dinomaly,
 }
 
 

@@ -16,6 +16,7 @@ from torchvision.models.efficientnet import MBConv, MBConvConfig
 from torchvision.ops.misc import Conv2dNormActivation
 
 from omniad.config import known
+from omniad.models.dinov2 import ENCODERS, DinoV2
 from omniad.models.encoder import Encoder, FrozenEncoder
 
 # Encoder -> width and depth of B0's multiplied by, epsilon of the norms, padding as TensorFlow's.
@@ -131,5 +132,6 @@ def _pad_as_tensorflow(conv: nn.Conv2d, inputs: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def make_encoder(name: str, width: int) -> FrozenEncoder:
-    """The encoder of this name, ResNet or EfficientNet."""
-    return EfficientNetEncoder(name, width) if name in EFFICIENTNETS else Encoder(name, width)
+    """The encoder of this name: ResNet, EfficientNet or DINOv2."""
+    kind = EfficientNetEncoder if name in EFFICIENTNETS else DinoV2 if name in ENCODERS else Encoder
+    return kind(name, width)

@@ -82,6 +82,10 @@ class Method(nn.Module, ABC):
         ]
         return [torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)]
 
+    def rate_factor(self, progress: float) -> float:
+        """What multiplies all rates at this share of the steps, besides the settings' drop: a method's own schedule."""
+        return 1.0
+
     def blocks(self) -> Iterable[nn.Module]:
         """Repeated parts that `training.compile` compiles one by one; none by default."""
         return ()

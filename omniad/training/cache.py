@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def cached_features(
     key = {
         "data_sha256": pack.digest,
         "images": images,
-        "encoder_sha256": _weights_digest(model.encoder),
+        "encoder_sha256": _weights_digest(model.encoding_parts()),
         "method": model.settings.method,
         "shapes": shapes,
     }
@@ -102,9 +102,10 @@ def _batches(encode: Encode, images: int, batch_size: int) -> Iterator[list[Tens
         yield levels
 
 
-def _weights_digest(encoder: torch.nn.Module) -> str:
+def _weights_digest(parts: Iterable[torch.nn.Module]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
+    for part in parts:
+        for name, value in sorted(part.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

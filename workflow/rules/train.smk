@@ -10,7 +10,7 @@ def weights_input(wildcards):
         return f"{settings.data.weights}/{model.encoder}-{model.encoder_width}-miniature.safetensors"
     if model.encoder_weights in KNOWN_WEIGHTS:
         try:
-            return f"{PREPARED}/weights/{weights_path(model, settings.data).name}.json"
+            return [f"{PREPARED}/weights/{path.name}.json" for path in weights_paths(model, settings.data)]
         except UserError as error:
             raise WorkflowError(str(error)) from None
     return []
