@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from omniad.config import ModelSettings, TrainingSettings
+from omniad.errors import UserError
 from omniad.models.anomaly_map import cosine_maps
 from omniad.models.baselines.diad_networks import PROMPT, SemanticGuide, make_autoencoder, make_scheduler, make_unet
 from omniad.models.baselines.diad_weights import load_stable_diffusion
@@ -34,12 +35,16 @@ AUTOENCODER_IMAGES = 4  # at once; more would not fit the memory that the second
 KL_WEIGHT = 1e-6
 LATENT_SCALE = 0.18215
 TIMES = 1000
+SMALLEST = 64  # pixels, too few
 STEPS = 10  # of DDIM, from the last time
 POOL, POOLINGS = 8, 8  # an image's score is its map's maximum after so many means over such windows
 
 
 class DiAD(Method):
     """Frozen ResNet for the map; autoencoder; diffusion model whose encoder is frozen; guiding network."""
+
+    prompt: Tensor
+    """What the text encoder makes of an empty text, (77, 768): the only prompt there is, a constant."""
 
     def __init__(self, settings: ModelSettings):
         """Raises UserError where the library diffusers is missing."""
@@ -49,7 +54,7 @@ class DiAD(Method):
         self.autoencoder = make_autoencoder(width)
         self.unet = make_unet(width)
         self.guide = SemanticGuide(self.unet, width)
-        self.register_buffer("prompt", torch.randn(PROMPT))  # what the text encoder makes of no text, a constant
+        self.register_buffer("prompt", torch.randn(PROMPT))
         self.unet.requires_grad_(False)
         for part in self._decoder():
             part.requires_grad_(True)
@@ -86,7 +91,13 @@ class DiAD(Method):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Mean and log-variance of the latents, (B, 8, H/8, W/8), and the images themselves, which guide."""
+        """Mean and log-variance of the latents, (B, 8, H/8, W/8), and the images themselves, which guide.
+
+        Raises:
+            UserError: the images are so small that a single position is left at 1/64 of them.
+        """
+        if min(images.shape[2:]) <= SMALLEST:
+            raise UserError(f"data.image_size: DiAD needs images of more than {SMALLEST} pixels, not {images.shape[2]}")
         return [self.autoencoder.encode(images).latent_dist.parameters, images]
 
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float = 0.0) -> Tensor:
