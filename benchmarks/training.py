@@ -2,8 +2,7 @@
 
     python benchmarks/training.py [--batch 16] [--rounds 4] [--compile]
 
-The plain loop is literal here: the encoder in every step, single precision, maps (B, D, h, w) and tokens (B, N, D) in
-turn, as one would first write the paper down. It runs twice: with eq. 1 step by step, and with PyTorch's fused
+The plain loop is plain.py's. It runs twice: with eq. 1 step by step, and with PyTorch's fused
 attention.
 Steps of all loops alternate, so that a busy machine slows all; each figure is the median.
 """
@@ -11,7 +10,6 @@ Steps of all loops alternate, so that a busy machine slows all; each figure is t
 from __future__ import annotations
 
 import argparse
-import functools
 import multiprocessing
 import platform
 import statistics
@@ -19,19 +17,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from plain import default_model, plain_step
 
 from omniad.config import ModelSettings, TrainingSettings
 from omniad.data.packs import Pack, normalise
-from omniad.models.attention import Attention
 from omniad.models.complexity import complexity_by_part
-from omniad.models.omni_block import OmniBlock
-from omniad.models.omniad import OmniAD
 from omniad.runs.provenance import hardware, versions
 from omniad.training.features import TrainingFeatures
 from omniad.training.loop import train_step
@@ -42,65 +37,22 @@ SIZE = 256
 Step = Callable[[], float]  # makes one update; its loss
 
 
-def plain_block(block: OmniBlock, x_map: torch.Tensor) -> torch.Tensor:
-    """Equations 2-5 of the default model, literally; (B, D, h, w) -> (B, D, h, w)."""
-    size = (x_map.shape[2], x_map.shape[3])
-    x = x_map.flatten(2).transpose(1, 2)  # (B, N, D)
-    local: Any = block.local_branch
-    branch: Any = block.global_branch
-    f3, f4 = (
-        _norm_silu(F.conv2d(_norm_silu(depthwise(x_map)), conv.weight, conv.bias))
-        for depthwise, _, conv, _ in (local.conv3, local.conv5)
-    )
-    f5 = _norm_silu(local.merge[0](torch.cat([f3, f4], dim=1))).flatten(2).transpose(1, 2)
-    hidden = _norm_silu(block.mlp.linear1(branch(x, size) + f5).transpose(1, 2)).transpose(1, 2)
-    return (block.mlp.linear2(hidden) + x).transpose(1, 2).unflatten(2, size)
-
-
-def _norm_silu(x: torch.Tensor) -> torch.Tensor:
-    return F.silu(F.instance_norm(x))
-
-
 def plain_loop(pack: Pack, batch: int, device: torch.device, fused_attention: bool) -> Step:
     """Encoder, loss, backward, clip, AdamW: one update a call."""
-    torch.manual_seed(0)
-    model = OmniAD(ModelSettings()).to(device).train()
-    for module in model.modules():
-        if isinstance(module, OmniBlock):
-            module.forward = functools.partial(plain_block, module)
-        if isinstance(module, Attention):
-            module.fused = fused_attention
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": 1e-4},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    step = plain_step(default_model(device), fused_attention)
     order = np.random.default_rng([0, 0]).permutation(len(pack.index))  # as the engine's first epoch
     members = iter(order.reshape(-1, batch))
 
-    def step() -> float:
-        images = normalise(pack.images[next(members)]).to(device)
-        with torch.no_grad():
-            features = model.encoder(images)
-        loss = model.loss(features, TrainingSettings())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable, 5.0)
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return lambda: step(normalise(pack.images[next(members)]).to(device)).item()
 
 
 class Engine:
     """The engine's own parts, with the time each takes."""
 
     def __init__(self, pack: Pack, batch: int, device: torch.device, precision: str = "fp32", compiled: bool = False):
-        torch.manual_seed(0)
         self.training = TrainingSettings(batch_size=batch)
         self.device, self.precision, self.waiting = device, precision, 0.0
-        self.model = OmniAD(ModelSettings()).to(device).train()
+        self.model = default_model(device)
         self.optimizers = self.model.make_optimizers(self.training)
         self.features = TrainingFeatures(self.model, pack, batch, 100.0, device)
         self.batches = self.features.epoch(0, 0)

@@ -1,4 +1,4 @@
-"""The command line: every step of the workflow by hand, one subcommand each, from `omniad/commands/`."""
+"""The command line: every step of the workflow by hand, one subcommand each (omniad/commands/)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries: the download tells what they came to
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries: the download reports their outcome
     try:
         options.command(options)
     except KeyboardInterrupt:
@@ -36,11 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _in_one_line(error: Exception) -> str:
-    """Only a UserError is written for the user's eyes; anything else is a bug, or a machine that fails."""
+    """A UserError is written for users; anything else is a bug, or a failing machine."""
     if isinstance(error, UserError):
         return str(error)
     reason = " ".join(str(error).split())[:300]
-    return f"unexpected {type(error).__name__}: {reason}; repeat with --debug to see where it comes from"
+    return f"unexpected {type(error).__name__}: {reason}; this is a bug: repeat with --debug and report the traceback"
 
 
 def make_parser() -> argparse.ArgumentParser:

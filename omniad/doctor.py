@@ -17,7 +17,7 @@ from omniad.data.counts import differences, expected_counts
 from omniad.data.layouts import READERS
 from omniad.data.preflight import full_disks
 from omniad.data.remote import remote_files
-from omniad.data.weights import missing_weights, verified, weight_files, weights_paths
+from omniad.data.weights import KNOWN_WEIGHTS, missing_weights, verified, weight_files, weights_paths
 from omniad.devices import count_gpus
 from omniad.errors import UserError
 from omniad.files import has_files
@@ -175,8 +175,8 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             yield Finding("weights", "missing", missing_weights(model, settings.data))
             continue
         try:
-            if path in known:
-                verified(path)
+            if path in known or model.encoder_weights in KNOWN_WEIGHTS:
+                verified(path, model)
         except UserError as error:
             yield Finding("weights", "broken", str(error))
         else:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: every write goes to a temporary name, is flushed to disk and then renamed."""
+"""Atomic writes: every file is written under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows, by column, as a CSV file; what a row lacks, or is None, is an empty field."""
+    """Write rows as a CSV file; a missing or None value is an empty field."""
     with atomic_write(path) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -53,7 +53,7 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
 def cannot_write(path: Path, error: OSError) -> UserError:
     """The message for a write that the system refused."""
     return UserError(
-        f"{path}: cannot write: {error.strerror or error}; free space or change the folder's permissions, then repeat"
+        f"{path}: cannot write: {error.strerror or error}; free some space or change the permissions, then try again"
     )
 
 

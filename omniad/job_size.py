@@ -1,8 +1,7 @@
-"""What a run's jobs ask of a cluster, from the run's plan: minutes and memory.
+"""The time and memory that a run's jobs request from a cluster.
 
-Generous, because nobody gains by a job that is cut off, and rough, because no card is known here: the figures below
-are budgets, not measurements. A training that runs out of its time goes on from its state in the next attempt, which
-gets more.
+The figures are generous budgets, not measurements: the card is unknown here, and a job that is cut off helps nobody. A
+training that runs out of time resumes in its next attempt, which gets more.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ MEMORY_GIB = 8  # of the process: torch, CUDA, batches
 MAP_BYTES = 16  # of a pixel of an anomaly map: the map, its mask, what sorting it takes
 UNKNOWN_IMAGES = 5000  # of a split, for a data set without a table of counts
 OTHER_METHOD = 5.0  # cost of another method of Table I, in default models of Omni-AD
+SCAN = 0.03  # cost of a block's scan in MambaAD's first stage with the Triton kernel; twice that in each next stage
 
 
 def training_minutes(run: RunSettings, attempt: int = 1) -> int:
@@ -61,6 +61,9 @@ def relative_cost(run: RunSettings) -> float:
     ResNet50 and WideResNet50 the decoder is four times as wide.
     """
     model, pixels = run.model, (run.data.image_size / 256) ** 2
+    if model.method == "mambaad":
+        scans = sum(depth * 2**stage for stage, depth in enumerate(model.depths))
+        return (OTHER_METHOD + SCAN * scans * model.encoder_width / 64) * pixels
     if model.method != "omni-ad":
         return OTHER_METHOD * pixels
     blocks = (19 + sum(model.depths)) / 47

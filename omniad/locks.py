@@ -1,4 +1,4 @@
-"""One process at a time makes a file or folder."""
+"""One process at a time writes a file or folder."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def _locked_file(path: Path, file: Path) -> IO[str]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not file.exists() or not file.samefile(f"/dev/fd/{handle.fileno()}"):
-            raise HeldError(f"{path}: another process has just made it; repeat")
+            raise HeldError(f"{path}: another process has just written it; run the command again")
     except BlockingIOError:
         holder = _holder(handle)
         handle.close()
-        raise HeldError(f"{path}: another process is making it{holder}; wait for that one, then repeat") from None
+        raise HeldError(f"{path}: in use by another process{holder}; wait until it ends, then try again") from None
     except HeldError:
         handle.close()
         raise

@@ -1,4 +1,4 @@
-"""This user's Slurm jobs of the workflow: which there are, and an end to those that a killed Snakemake left behind."""
+"""The workflow's Slurm jobs of this user: list them, and cancel those that a killed Snakemake left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDING_S = 120  # Slurm's time between asking a job to end and killing it is 30 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One job in the queue; `step` is the workflow's name for it, see `step_name`."""
+    """One job in the queue; `step` is the workflow's name for it (`step_name`)."""
 
     id: str
     state: str  # PENDING, RUNNING, COMPLETING, ...
@@ -31,7 +31,7 @@ def step_name(rule: str, *wildcards: str) -> str:
 
 
 def queued_jobs(folder: Path) -> list[SlurmJob]:
-    """Jobs that wait or run, of the workflow in this folder; none where there is no Slurm, or it does not answer."""
+    """Waiting and running jobs of the workflow in this folder; none without Slurm, or if it does not answer."""
     if shutil.which("squeue") is None:
         return []
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%Z|%k"]
@@ -49,10 +49,10 @@ def queued_jobs(folder: Path) -> list[SlurmJob]:
 
 
 def cancel_leftovers(folder: Path, steps: Collection[str], poll_s: float = 1.0) -> list[SlurmJob]:
-    """End the jobs in the queue that would do the same steps as ours, and wait until they are gone.
+    """Cancel the queued jobs that would do the same steps as ours, and wait until they are gone.
 
-    Whoever holds Snakemake's lock of the folder may do that: they are of a Snakemake that was killed. A training saves
-    its state before it ends, and the new job goes on from there.
+    Only the holder of the folder's Snakemake lock may do that: the jobs then belong to a Snakemake that was killed. A
+    training saves its state before it ends, and the new job resumes from there.
     """
     leftovers = [job for job in queued_jobs(folder) if job.step in steps]
     if leftovers:

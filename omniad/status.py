@@ -1,4 +1,4 @@
-"""How far each run of a target is: from its folder, its lock, its log and the Slurm queue."""
+"""The progress of each run of a target, from its folder, lock and log and from the Slurm queue."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from omniad.wording import duration
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run: its folder, its state and what more there is to say.
+    """One run: its folder, its state and details.
 
-    state: not started; queued, running (training, or evaluation under Slurm); stopped (was ended in between and goes on
-    from there when it is called again); trained (not evaluated yet); done; failed (its log ends with an error).
+    state: not started; queued, running (training, or evaluation under Slurm); stopped (interrupted; it resumes when
+    called again); trained (not evaluated yet); done; failed (its log ends with an error).
     """
 
     folder: Path
@@ -79,7 +79,7 @@ def _log(logs: Path, step: str, name: RunName) -> Path:
 
 
 def _locked(file: Path) -> bool:
-    """Whether a living process trains in the folder; what a dead one left behind is not locked."""
+    """Whether a live process is training in the folder; a dead one's lock file is not locked."""
     try:
         with file.open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -98,7 +98,12 @@ def _read_progress(file: Path) -> dict[str, Any]:
 
 
 def _position(progress: Mapping[str, Any]) -> str:
-    return f"epoch {progress['epoch']} of {progress['epochs']}" if progress else ""
+    if not progress:
+        return ""
+    prepared = progress.get("prepared")
+    if prepared is not None and not progress["step"]:
+        return f"{prepared:.0%} prepared"
+    return f"epoch {progress['epoch']} of {progress['epochs']}"
 
 
 def _left(progress: Mapping[str, Any]) -> str:
@@ -115,7 +120,7 @@ def _job(job: SlurmJob | None) -> str:
 
 
 def _error(log: Path) -> str:
-    """The error that a log ends with; empty when it ends otherwise, or is not there."""
+    """The error that a log ends with; empty if there is none."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:

@@ -68,8 +68,16 @@ def images(count: int = 4) -> Tensor:
     return torch.stack(waves) + 0.05 * torch.randn(count, 3, SIZE, SIZE, generator=generator)
 
 
+class AllOf(list[list[Tensor]]):
+    """Batches, as the trainer shows all training images to `prepare`."""
+
+    @property
+    def images(self) -> int:
+        return sum(len(batch[0]) for batch in self)
+
+
 class Training:
-    """Steps of one training on four images, with all of its state."""
+    """Preparation and steps of one training on four images, with all of its state."""
 
     def __init__(self, case: Case):
         self.case, self.settings = case, case.train_settings

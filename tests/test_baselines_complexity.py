@@ -19,6 +19,8 @@ SMALL = {
     "destseg": {"encoder": "resnet18", "encoder_width": 8},
     "rlr": {"encoder": "tf_efficientnet_b6", "encoder_width": 8},
     "mambaad": {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 2, 1]},
+    "diad": {"encoder": "resnet50", "encoder_width": 8},
+    "dinomaly": {"encoder": "dinov2_vitb14_reg", "encoder_width": 8, "jitter": 0.2},
 }
 
 

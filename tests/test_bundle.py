@@ -127,7 +127,7 @@ def inflated() -> bytes:
         (BASE + "examples/sub/x.npz", b"", "no file of a run"),
         ("runs/mvtec/.hidden/seed0/metrics.csv", b"", "no file of a run"),
         ("runs/mvtec/other/seed0/config.yaml", b"", "holds no finished run, or one without metrics"),
-        (BASE + "curves.npz", pickled(), r"curves\.npz: not a file of `omniad evaluate`"),
+        (BASE + "curves.npz", pickled(), r"curves\.npz: not written by `omniad evaluate`"),
         (BASE + "curves.npz", inflated(), r"curves\.npz: .*unpacks to 2 GiB"),
         (BASE + "config.yaml", b"!!python/object/apply:os.system [touch pwned]", "not valid YAML"),
         (BASE + "config.yaml", b"dataset: visa", "config.yaml"),

@@ -100,7 +100,7 @@ def test_every_shipped_overlay_and_run_is_valid(file):
         ({"tables": {"table4": {"columns": ["FLOPS"]}}}, ["'tables.table4.columns.0'", "FLOPs", "'FLOPS'"]),
         (
             {"tables": {"table1": {"rows": [{"label": "RLR", "run": "rlr", "target": "table1_baselnes"}]}}},
-            ["tables.table1", "'RLR'", "'table1_baselnes'", "there is: table1_baselines"],
+            ["tables.table1", "'RLR'", "'table1_baselnes'", "choose from: table1_baselines"],
         ),
         ({"figures": {"figure3": {"run": "defalt"}}}, ["figures.figure3.run", "'defalt'", "default"]),
         ({"figures": {"figure3": {"datasets": ["vsa"]}}}, ["figures.figure3.datasets", "'vsa'", "visa"]),

@@ -192,7 +192,7 @@ def test_a_missing_archive_is_named(tmp_path):
 
 def test_a_full_disk_leaves_nothing_half_made(small_disk):
     own = tar(small_disk, ("a", os.urandom(1_500_000)), ("b", os.urandom(1_500_000)))
-    with pytest.raises(UserError, match="No space left on device; free space"):
+    with pytest.raises(UserError, match="No space left on device; free some space"):
         extract_source(own)
     assert left(small_disk) == []
     assert (small_disk / "set.tar").exists()

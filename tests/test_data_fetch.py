@@ -180,7 +180,7 @@ def test_without_a_published_hash_the_first_one_is_recorded_and_holds(place):
 
 def test_the_start_of_a_hash_is_enough_for_weights(server, tmp_path):
     settings = Settings.model_validate({"data": {"weights": str(tmp_path)}, "datasets": ["x"], "sources": {}})
-    with pytest.raises(UserError, match=r"no 'resnet34.*; there is: .*resnet34-b627a593\.pth"):
+    with pytest.raises(UserError, match=r"unknown 'resnet34.*; choose from: .*resnet34-b627a593\.pth"):
         fetch_named(settings, "resnet34")
     (tmp_path / "resnet34-b627a593.pth").write_bytes(b"not the weights")
     with pytest.raises(UserError, match="instead of b627a593; remove it"):
@@ -234,7 +234,7 @@ def test_a_full_disk_is_told_and_the_part_stays(server, place, monkeypatch):
     place.parent.mkdir()
     (place.parent / ".set.tar.part").write_bytes(CONTENT[:100_000])
     monkeypatch.setattr(type(place), "open", full)
-    with pytest.raises(UserError, match="No space left on device; free space"):
+    with pytest.raises(UserError, match="No space left on device; free some space"):
         fetch(remote(place, url))
     assert (place.parent / ".set.tar.part").read_bytes() == CONTENT[:100_000]
 

@@ -57,7 +57,7 @@ def test_another_seed_gives_other_images(folder):
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no layout 'coco'; there is: mvtec, visa, realiad"):
+    with pytest.raises(UserError, match="unknown layout 'coco'; choose from: mvtec, visa, realiad"):
         write_miniature("coco", tmp_path)
 
 

@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_is_told_and_the_work_goes_on_elsewhere(folder, mon
     source = SourceSettings(title="Set", layout="mvtec", folder=str(folder))
     index = folder.parent / "index.csv"
     write_index(source, index)
-    with pytest.raises(UserError, match="No space left on device; free space"):
+    with pytest.raises(UserError, match="No space left on device; free some space"):
         write_pack(source, index, small_disk / "256", 256)
     assert not (small_disk / "256" / NOTE).exists()
     subprocess.run(["mount", "-o", "remount,size=40m", small_disk], check=True)

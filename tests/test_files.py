@@ -29,7 +29,7 @@ def test_an_error_leaves_the_old_content_and_no_litter(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path):
-    told = pytest.raises(UserError, match=r"table.csv: cannot write: No space left on device.*free space")
+    told = pytest.raises(UserError, match=r"table.csv: cannot write: No space left on device.*free some space")
     with told, atomic_write(tmp_path / "table.csv"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []

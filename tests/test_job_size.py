@@ -24,6 +24,18 @@ def test_the_relative_cost_is_near_the_counted_one(run):
     assert 0.8 < relative_cost(settings) / counted < 1.6
 
 
+def test_mambaads_scans_are_counted_and_grow_with_depth_and_width():
+    def cost(**model):
+        run = run_settings(SETTINGS, "mvtec", "mambaad")
+        return relative_cost(run.model_copy(update={"model": run.model.model_copy(update=model)}))
+
+    others = relative_cost(run_settings(SETTINGS, "mvtec", "rd4ad"))
+    scans = 3 * 1 + 4 * 2 + 6 * 4 + 3 * 8  # blocks, times positions x width in those of the first stage
+    assert cost() > others
+    assert (cost(depths=[3, 4, 6, 4]) - others) / (cost() - others) == pytest.approx((scans + 8) / scans)
+    assert (cost(encoder_width=32) - others) / (cost() - others) == pytest.approx(0.5)
+
+
 def test_the_published_numbers_of_images():
     """MVTec-AD: 3,629 normal training and 1,725 test images; VisA: 8,659 and 2,162."""
     assert (images(DEFAULT, "train"), images(DEFAULT, "test")) == (3629, 1725)

@@ -115,6 +115,7 @@ def test_equations_add_only_the_trained_projection():
         {"variant": "released", "projection": "none", "first_attention": "kv", "second_attention": "q"},
         {"first_attention": "none", "second_attention": "none"},
         {"encoder": "wide_resnet50_2", "encoder_width": 8, "branches": "local"},
+        {"encoder": "efficientnet_lite0", "widths": [64, 48, 32, 16], "standardise": True},
     ],
 )
 @pytest.mark.parametrize("fused", [True, False])

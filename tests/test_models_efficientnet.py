@@ -12,7 +12,8 @@ import torchvision
 from torch import nn
 
 from omniad.errors import UserError
-from omniad.models.efficientnet import EfficientNetEncoder, make_encoder, torchvision_name
+from omniad.models.any_encoder import make_encoder
+from omniad.models.efficientnet import EfficientNetEncoder, torchvision_name
 from omniad.models.encoder import check_entries, load_weights
 
 

@@ -165,7 +165,7 @@ def test_costs_are_checked_on_what_was_counted(tmp_path):
     ("change", "told"),
     [
         ({"table": "table9"}, "no 'table9'"),
-        ({"datasets": ["mvtek"]}, "no 'mvtek'"),
+        ({"datasets": ["mvtek"]}, "unknown 'mvtek'"),
         ({"check": {"form": "above", "row": "Nobody", "columns": ["mAD"]}}, "no 'Nobody'"),
         ({"check": {"form": "above", "row": "Omni-AD", "columns": ["P-XY"]}}, "no 'P-XY'"),
         ({"check": {"form": "python", "code": "1"}}, "check"),

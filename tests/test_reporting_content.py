@@ -172,7 +172,7 @@ def test_the_oracle_is_one_epoch_for_all_metrics(settings, tmp_path):
 def test_a_damaged_record_of_epochs_is_named(settings, tmp_path):
     folder = write_run(settings, "mvtec", "default", 0, {"mAD": 0.82})
     (folder / "epochs.csv").write_text("epoch,value\n1,2\n")
-    with pytest.raises(UserError, match=r"epochs\.csv: not a file of `omniad train`"):
+    with pytest.raises(UserError, match=r"epochs\.csv: not written by `omniad train`"):
         oracles(finished_runs(tmp_path))
 
 

@@ -183,7 +183,7 @@ def test_a_damaged_file_of_a_run_is_named(seeds, tmp_path, name):
 def test_a_file_of_something_else_is_named(run_folder):
     file = run_folder / "bottle.npz"
     np.savez(file, images=np.zeros((1, 2, 2, 3)))
-    with pytest.raises(UserError, match=r"bottle\.npz: not a file of `omniad evaluate`"):
+    with pytest.raises(UserError, match=r"bottle\.npz: not written by `omniad evaluate`"):
         pick_example(file)
 
 

@@ -65,7 +65,7 @@ def test_a_value_outside_its_range_is_refused(settings, value):
 def test_a_file_with_other_columns_is_refused(settings):
     folder = write_run(settings, "mvtec", "default", 0, {"AU-PRO": 0.5})
     (folder / "metrics.csv").write_text("class,metric\nmean,AU-PRO\n")
-    with pytest.raises(UserError, match=r"metrics\.csv: not a file of `omniad evaluate`"):
+    with pytest.raises(UserError, match=r"metrics\.csv: not written by `omniad evaluate`"):
         collect(finished_runs(settings.results))
 
 
@@ -86,5 +86,5 @@ def test_complexity_is_read_back_in_the_tables_units(tmp_path):
 def test_complexity_that_was_not_counted_is_empty_and_a_broken_file_is_named(tmp_path):
     assert read_complexity(tmp_path / "complexity.csv") == {}
     (tmp_path / "complexity.csv").write_text("table,row\ntable4,64\n")
-    with pytest.raises(UserError, match=r"complexity\.csv: not a file of `omniad complexity`"):
+    with pytest.raises(UserError, match=r"complexity\.csv: not written by `omniad complexity`"):
         read_complexity(tmp_path / "complexity.csv")

@@ -10,7 +10,16 @@ from omniad.cli import main
 from omniad.config import Settings, load_settings, merge, run_settings
 from omniad.errors import UserError
 from omniad.models import build_model
-from omniad.training.cost import ASSUMED_SHARE, card_speed, measured_speed, training_work
+from omniad.training import cost
+from omniad.training.cost import (
+    ASSUMED_SHARE,
+    KERNEL_WORK,
+    card_speed,
+    measured_speed,
+    scan_work,
+    training_hours,
+    training_work,
+)
 from omniad.training.loop import train_step
 from omniad.training.plan import plan_target
 
@@ -50,6 +59,38 @@ def test_what_is_done_is_not_left(settings, tmp_path):
     assert (planned.trained, planned.begun) == (1, 1)
 
 
+def test_mambaads_scan_is_counted_by_hand(settings):
+    """Widths and sides of the stages: blocks x 8 directions x twice the width x positions x 16 states."""
+    run = run_settings(settings, "mvtec", "mambaad")
+    stages = [(3, 512, 8), (4, 256, 16), (6, 128, 32), (3, 64, 64)]
+    steps = sum(blocks * 8 * 2 * width * side**2 * 16 for blocks, width, side in stages)
+    assert scan_work(run) == steps
+    assert scan_work(run_settings(settings, "mvtec", "default")) == 0
+    rest = training_work(run) / SPEED
+    plain = training_hours(run, 3629, SPEED, plain_scan=1e7)
+    assert plain == pytest.approx((rest + steps / 1e7) * 3629 * 1000 / 3600)
+    assert training_hours(run, 3629, SPEED) == pytest.approx((rest + KERNEL_WORK * steps / SPEED) * 3629 * 1000 / 3600)
+    [planned] = [p for p in plan_target(settings, "table1_baselines", SPEED, 1e7).runs if p.run == "mambaad"]
+    assert planned.hours_each == pytest.approx(plain)
+
+
+def test_a_full_mambaad_is_refused_where_its_scan_takes_days(settings, monkeypatch):
+    run, cpu, gpu = run_settings(settings, "mvtec", "mambaad"), torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(cost, "usable_cores", lambda: 4)
+    days = scan_work(run) * 3629 * 1000 / (4 * cost.PLAIN_STEPS_A_CORE) / 86400
+    with pytest.raises(UserError, match=rf"mvtec/mambaad.* about {days:,.0f} days on this CPU.*--force"):
+        cost.refuse_plain_scan(run, 3629, cpu)
+    monkeypatch.setattr(cost, "has_kernel", lambda: False)
+    with pytest.raises(UserError, match="on this GPU"):
+        cost.refuse_plain_scan(run, 3629, gpu)
+    monkeypatch.setattr(cost, "has_kernel", lambda: True)
+    cost.refuse_plain_scan(run, 3629, gpu)
+    cost.refuse_plain_scan(run_settings(settings, "mvtec", "rd4ad"), 3629, cpu)
+    small = run.model.model_copy(update={"encoder_width": 8, "depths": [1, 1, 1, 1]})
+    few = run.training.model_copy(update={"epochs": 5})
+    cost.refuse_plain_scan(run.model_copy(update={"model": small, "training": few}), 50, cpu)
+
+
 def test_download_and_disk(settings, tmp_path):
     plan = plan_target(settings, "table1", SPEED)
     archive, packs, features = 5_264_982_680, 3629 + 1725, 3629 * 0.92e6
@@ -62,9 +103,9 @@ def test_download_and_disk(settings, tmp_path):
 
 
 def test_typos_name_what_there_is(settings):
-    with pytest.raises(UserError, match="there is no 'table9'"):
+    with pytest.raises(UserError, match="unknown 'table9'"):
         plan_target(settings, "table9", SPEED)
-    with pytest.raises(UserError, match="there is no 'A1000'; there is: T4"):
+    with pytest.raises(UserError, match="unknown 'A1000'; choose from: T4"):
         card_speed("A1000")
     assert card_speed("A100") == ASSUMED_SHARE * 19.5e12 / 2
 

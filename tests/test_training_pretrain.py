@@ -6,7 +6,7 @@ import torch
 
 from omniad.config import PretrainSettings
 from omniad.miniature import collages
-from omniad.models.efficientnet import make_encoder
+from omniad.models.any_encoder import make_encoder
 from omniad.models.encoder import Encoder, load_weights
 from omniad.training.pretrain import pretrain
 

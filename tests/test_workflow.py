@@ -78,11 +78,11 @@ def test_targets_that_train_nothing(clone):
     ("arguments", "told"),
     [
         (["--config", "sedes=[0]"], "unknown key 'sedes'"),
-        (["--config", "datasets=[mvtek]"], "no 'mvtek'; there is: mvtec, visa, realiad"),
+        (["--config", "datasets=[mvtek]"], "unknown 'mvtek'; choose from: mvtec, visa, realiad"),
         (["--config", "model={tokens: 50}"], "'model.tokens' must be a square"),
         (["--config", "tables={table4: {columns: [FLOPS]}}"], "--config: 'tables.table4.columns.0' should be"),
-        (["--config", "tables={table7: {columns: [mAD]}}"], "column of tables.table7: there is no 'parameters'"),
-        (["tabel1"], "no target 'tabel1' (did you mean table1?); there is: ablations, all"),
+        (["--config", "tables={table7: {columns: [mAD]}}"], "column of tables.table7: unknown 'parameters'"),
+        (["tabel1"], "unknown target 'tabel1' (did you mean table1?); choose from: ablations, all"),
     ],
 )
 def test_a_typo_is_told(clone, arguments, told):

@@ -18,7 +18,7 @@ def check(options: argparse.Namespace) -> None:
     settings = project_settings(*options.config)
     runs = [run_settings(settings, dataset, options.run) for dataset in options.dataset or settings.datasets]
     preflight({run.dataset: run.source for run in runs}, runs, settings.data)
-    print("Everything is there, or can be fetched.")
+    print("Nothing is missing: everything is here or can be downloaded.")
 
 
 def fetch(options: argparse.Namespace) -> None:
@@ -63,7 +63,7 @@ def pack(options: argparse.Namespace) -> None:
 
 
 def _write_stamp(file: Path, content: dict[str, Any]) -> None:
-    """Tell the workflow that a step was done. A repetition writes the same bytes, so nothing is made anew for it."""
+    """Tell the workflow that a step is done. Repeating it writes the same bytes, so nothing else reruns."""
     with atomic_write(file) as out:
         json.dump(content, out, indent=1)
 
@@ -72,13 +72,13 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add_configured(
         "check",
         check,
-        "say what is missing before a run can start, all of it",
+        "list everything that is missing before a run can start",
         "--dataset mvtec",
-        reads="the configuration; whether data sets and weights are there, their addresses answer, the disk has room",
-        writes="nothing; everything that is missing is printed, with what to do",
+        reads="the configuration; checks that data sets and weights exist, addresses answer and the disk has room",
+        writes="nothing; prints what is missing and what to do about it",
     )
-    sub.add_argument("--dataset", action="append", metavar="NAME", help="may be repeated; without it, all")
-    sub.add_argument("--run", default="default", metavar="NAME", help="whose encoder weights are wanted")
+    sub.add_argument("--dataset", action="append", metavar="NAME", help="may be repeated; default: all")
+    sub.add_argument("--run", default="default", metavar="NAME", help="the run whose encoder weights are checked")
 
     for name, function, text, reads, writes in (
         (
@@ -86,30 +86,30 @@ def add_commands(commands: Commands) -> None:
             fetch,
             "fetch and verify a data set's archives, or a file of encoder weights",
             "the addresses, sizes and hashes in the configuration; files that are there already",
-            "the archives at `archive`, the weights in data/weights/, each with a .json of where it came from",
+            "the archives at `archive`, the weights in data/weights/, each with a .json that records its origin",
         ),
         (
             "extract",
             extract,
             "extract a data set's archives into its folder",
             "the archives at `archive` of the configuration",
-            "the data set's `folder`; nothing outside it, whatever an archive holds",
+            "the data set's `folder`, and nothing outside it",
         ),
     ):
         sub = commands.add_configured(name, function, text, "mvtec", reads=reads, writes=writes)
         sub.add_argument("name", metavar="NAME", help="a name from `sources` or `downloads` of the configuration")
-        sub.add_argument("--stamp", type=Path, metavar="FILE", help="written at the end; the workflow waits for it")
+        sub.add_argument("--stamp", type=Path, metavar="FILE", help="a file to write when done (used by the workflow)")
 
     sub = commands.add(
         "miniature",
         miniature,
         "make a small data set in a real layout",
         "--layout mvtec --folder mini/mvtec",
-        reads="nothing: photographs that ship with scikit-image, and a seed",
-        writes="images, masks and labels in FOLDER, laid out as the real data set",
+        reads="nothing but photographs that ship with scikit-image",
+        writes="images, masks and labels in FOLDER, laid out like the real data set",
     )
-    sub.add_argument("--layout", required=True, choices=["mvtec", "visa", "realiad"], help="whose files it looks like")
-    sub.add_argument("--folder", required=True, type=Path, help="is made; files of the same names are written anew")
+    sub.add_argument("--layout", required=True, choices=["mvtec", "visa", "realiad"], help="the data set to imitate")
+    sub.add_argument("--folder", required=True, type=Path, help="created if missing; existing files are replaced")
     sub.add_argument("--seed", type=int, default=0, help="of the images and defects (%(default)s)")
 
     sub = commands.add_configured(
@@ -117,7 +117,7 @@ def add_commands(commands: Commands) -> None:
         index,
         "list a data set's images, labels and masks",
         "--dataset mvtec --out data/prepared/mvtec/index.csv",
-        reads="the data set's `folder`: names, labels, the headers of all images and masks",
+        reads="the data set's `folder`: names, labels, and the headers of all images and masks",
         writes="a CSV, one row an image: class, split, label, defect, image, mask",
     )
     sub.add_argument("--dataset", required=True, metavar="NAME", help="a name from `sources` of the configuration")
@@ -132,7 +132,11 @@ def add_commands(commands: Commands) -> None:
         writes="DIR with images.npy (N, S, S, 3), masks.npy (N, S, S), both uint8, and pack.json",
     )
     sub.add_argument("--dataset", required=True, metavar="NAME", help="a name from `sources` of the configuration")
-    sub.add_argument("--index", required=True, type=Path, metavar="CSV", help="what `omniad index` wrote")
+    sub.add_argument("--index", required=True, type=Path, metavar="CSV", help="written by `omniad index`")
     sub.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="a folder beside the index, named by the size in pixels"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="a folder beside the index, named after its size",
     )

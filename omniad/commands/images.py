@@ -1,4 +1,4 @@
-"""People's own images: fit, predict, export."""
+"""Your own images: fit, predict, export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fit(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     if options.out is None and not options.json:
-        raise UserError("--out DIR says where the results go; or --json prints the scores")
+        raise UserError("give --out DIR for the results, or --json to print the scores")
     from omniad.detector.detector import Detector
     from omniad.detector.predict import Row, predict
 
@@ -50,7 +50,7 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add_configured(
         "fit",
         fit,
-        "train a detector on your own good images; killed, the same command goes on",
+        "train a detector on your own good images (rerun the same command to resume)",
         "bolts/good --out my_run",
         reads="FOLDER: a product's good images, a folder of such folders, or MVTec-AD's layout; the encoder's weights",
         writes="RUN_DIR with config.yaml, model.safetensors, history.csv, provenance.json, threshold.json, prepared/",
@@ -61,7 +61,7 @@ def add_commands(commands: Commands) -> None:
         "--epochs", type=positive, metavar="N", help="default: about 5,000 steps, between 10 and 500 epochs"
     )
     sub.add_argument(
-        "--quantile", type=float, default=0.99, help="share of held-out good images that the threshold lets pass"
+        "--quantile", type=float, default=0.99, help="share of held-out good images that score below the threshold"
     )
     sub.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's; default: torchvision's, fetched once")
     sub.add_argument("--seed", type=int, default=0)
@@ -69,23 +69,28 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add(
         "predict",
         predict,
-        "score images, and draw where they are anomalous",
+        "score images and draw their anomalous regions",
         "my_run new_images/ --out predictions",
-        reads="RUN_DIR/config.yaml, model.safetensors and, of fit, threshold.json; images of any size and mode",
-        writes="scores.csv, maps/<name>.npy and overlays/<name>.png in DIR; skipped.csv when images can't be read",
+        reads="RUN_DIR/config.yaml, model.safetensors and fit's threshold.json; images of any size and mode",
+        writes="scores.csv, maps/<name>.npy and overlays/<name>.png in DIR; skipped.csv if some images can't be read",
     )
     sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     sub.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="files and folders, searched at any depth")
     sub.add_argument("--out", type=Path, metavar="DIR")
-    sub.add_argument("--full-size", action="store_true", help="also write each map at its image's own size")
-    sub.add_argument("--threshold", type=float, metavar="SCORE", help="call images above it anomalous (default: fit's)")
-    sub.add_argument("--cpu", action="store_true", help="use no GPU")
-    sub.add_argument("--json", action="store_true", help="print a line of JSON an image")
+    sub.add_argument("--full-size", action="store_true", help="also write each map at the image's full size")
+    sub.add_argument(
+        "--threshold",
+        type=float,
+        metavar="SCORE",
+        help="images that score higher are called anomalous (default: fit's)",
+    )
+    sub.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    sub.add_argument("--json", action="store_true", help="print one line of JSON per image")
 
     sub = commands.add(
         "export",
         export,
-        "write a model as one graph, from image tensor to smoothed map and score",
+        "export the model as one graph, from image tensor to smoothed map and score",
         "my_run --format onnx --out detector.onnx",
         reads="RUN_DIR/config.yaml and model.safetensors",
         writes="FILE: images (B, 3, S, S), RGB in [0, 1] -> maps (B, S, S), scores (B,); checked against PyTorch",

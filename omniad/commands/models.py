@@ -14,7 +14,7 @@ from omniad.config import project_settings
 def complexity(options: argparse.Namespace) -> None:
     from omniad.reporting.complexity import complexity_rows, resolution_rows
 
-    # Of the full-size models: an overlay that shrinks them for a demo changes nothing here.
+    # Always the full-size models, whatever a demo's overlay shrinks.
     settings = project_settings()
     if options.resolutions:
         from omniad.reporting.complexity import write_resolutions
@@ -57,20 +57,20 @@ def add_commands(commands: Commands) -> None:
         "count parameters and multiply-adds of every table row",
         "--json",
         reads="the tables of config/tables.yaml; no data and no weights",
-        writes="nothing; the counts of both readings are printed beside the paper's (or written, with --out)",
+        writes="nothing; prints the counts of both variants beside the paper's (--out writes a CSV)",
     )
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.add_argument("--out", type=Path, metavar="CSV", help="write a CSV file instead")
     sub.add_argument(
-        "--resolutions", type=Path, metavar="CSV", help="also write what the model costs at 256 to 1024 pixels"
+        "--resolutions", type=Path, metavar="CSV", help="also write the model's cost at 256 to 1024 pixels"
     )
 
     sub = commands.add(
         "import-released",
         import_released,
-        "make a run folder from a checkpoint of the authors' code",
+        "turn a checkpoint of the authors' code into a run folder",
         "net.pth my_run --projection none",
-        reads="the checkpoint: a state dict, bare or under `net`; no code in it is run",
+        reads="the checkpoint: a state dict, bare or under the key `net`; no code in it is run",
         writes="RUN_DIR/config.yaml and model.safetensors, for `omniad evaluate`, `predict` and `export`",
     )
     sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
@@ -79,5 +79,5 @@ def add_commands(commands: Commands) -> None:
         "--projection",
         required=True,
         choices=["none", "random"],
-        help="what stands for the output projection, which is in no checkpoint: nothing, or drawn anew in every call",
+        help="the output projection, which no checkpoint contains: left out, or drawn at random in every call",
     )

@@ -21,15 +21,15 @@ def bundle(options: argparse.Namespace) -> None:
 
     runs = bundle(options.runs, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, with {', '.join(runs)}")
-    print(f"Whoever has it: omniad unbundle {options.out.name}, then omniad report")
+    print(f"To use it: omniad unbundle {options.out.name}, then omniad report")
 
 
 def unbundle(options: argparse.Namespace) -> None:
     from omniad.bundle import unbundle
 
     runs = unbundle(options.bundle, options.results)
-    new = f"New in {options.results}: {', '.join(runs) or 'nothing, all of it was there'}."
-    # Another folder's report needs a configuration that names it.
+    new = f"New in {options.results}: {', '.join(runs) or 'nothing; all runs were already there'}."
+    # A report of another folder needs a configuration that names it.
     print(f"{new} Next: omniad report" if options.results == Path("results") else f"{new} Each holds its metrics.csv.")
 
 
@@ -39,17 +39,17 @@ def add_commands(commands: Commands) -> None:
         report,
         "write tables, figures, report.md and report.html from the finished runs",
         "",
-        reads="the run folders that exist below the results' folder, and what the paper prints (config/paper/)",
-        writes="report.md, report.html, tables and figures in the results' folder",
+        reads="the finished runs in the results folder, and the printed numbers (config/paper/)",
+        writes="report.md, report.html, tables and figures in the results folder",
     )
 
     sub = commands.add(
         "bundle",
         bundle,
-        "pack finished runs into one file, to publish and to check",
+        "pack finished runs into one file to share",
         "results/runs/mvtec/default/seed0 --out default.zip",
         reads="the run folders: weights, configuration, metrics, scores, curves, examples, provenance",
-        writes="one zip with all of it and the sha256 of each file",
+        writes="one zip with these files and their sha256",
     )
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     sub.add_argument("--out", required=True, type=Path, metavar="FILE.zip")
@@ -59,8 +59,8 @@ def add_commands(commands: Commands) -> None:
         unbundle,
         "check a bundle and put its runs into a results folder",
         "default.zip --results results",
-        reads="a zip of `omniad bundle`; nothing in it is run",
-        writes="RESULTS/runs/<dataset>/<run>/seed<n>/, for `omniad report`; all of it or nothing",
+        reads="a zip written by `omniad bundle`; no code in it is run",
+        writes="RESULTS/runs/<dataset>/<run>/seed<n>/, for `omniad report`; all runs or none",
     )
     sub.add_argument("bundle", type=Path, metavar="FILE.zip")
     sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")

@@ -22,25 +22,26 @@ def train(options: argparse.Namespace) -> None:
     settings = run_settings(project_settings(*options.config), options.dataset, options.run)
     from omniad.training.train import train
 
-    train(settings, options.seed, options.out)
+    train(settings, options.seed, options.out, force=options.force)
 
 
 def plan(options: argparse.Namespace) -> None:
     settings = project_settings(*options.config)
     run_folders(settings, options.target)  # a typo is told before anything is loaded or measured
-    from omniad.training.cost import card_speed, measured_speed
+    from omniad.training.cost import card_speed, measured_speed, plain_scan_speed
     from omniad.training.plan import plan_target, plan_text
 
     if options.card:
-        speed, processor = card_speed(options.card), f"one {options.card} (by its data sheet, not measured)"
+        speed, plain_scan = card_speed(options.card), None
+        processor = f"one {options.card} (by its data sheet, not measured)"
     else:
         from omniad.devices import other_load, pick_device
 
         device, busy = pick_device(), other_load()
-        speed = measured_speed(device)
+        speed, plain_scan = measured_speed(device), plain_scan_speed(device)
         note = ", while other programs use it: repeat when they have ended" if busy else ""
         processor = f"this machine's {'CPU' if device.type == 'cpu' else 'GPU'} (measured over a few steps{note})"
-    print(plan_text(options.target, plan_target(settings, options.target, speed), processor))
+    print(plan_text(options.target, plan_target(settings, options.target, speed, plain_scan), processor))
 
 
 def add_commands(commands: Commands) -> None:
@@ -71,6 +72,7 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="the run folder; a training begun there goes on"
     )
+    sub.add_argument("--force", action="store_true", help="train MambaAD even where its scan takes days (no Triton)")
 
     sub = commands.add_configured(
         "plan",

@@ -1,5 +1,5 @@
 """The configuration: `settings.py` has every setting, `reading.py` reads YAML files into them, `checking.py` refuses
-what is wrong with them: an unknown key or a wrong type is told with the key's path, so a typo never trains the wrong
+mistakes in them: an unknown key or a wrong type is reported with the key's path, so a typo never trains the wrong
 model.
 
 `config/config.yaml` spells the defaults out and adds the data sets, `config/runs.yaml` the trained configurations,

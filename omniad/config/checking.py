@@ -1,4 +1,4 @@
-"""Settings that are checked: strict groups, and one line for everything that is wrong in one of them."""
+"""Strict groups of settings, and one line that names every problem in one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omniad.errors import UserError
 
 S = TypeVar("S", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
-Where = str | Callable[[KeyPath], str]  # a file, or which file each key stands in
+Where = str | Callable[[KeyPath], str]  # a file, or a function that tells which file a key is in
 
 
 class Section(BaseModel):
@@ -22,14 +22,14 @@ class Section(BaseModel):
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:
-    """`name` if it exists, else an error that lists the names that do."""
+    """`name` if it is one of `names`. Raises UserError that lists them otherwise."""
     if name not in names:
-        raise UserError(f"{what}: there is no '{name}'; there is: {', '.join(names) or 'nothing'}")
+        raise UserError(f"{what}: unknown '{name}'; choose from: {', '.join(names) or 'nothing'}")
     return name
 
 
 def place(where: Where, path: KeyPath) -> str:
-    """The file that a key stands in."""
+    """The file that a key is in."""
     return where if isinstance(where, str) else where(path)
 
 

@@ -19,10 +19,10 @@ DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
 
 
 def load_settings(*overlays: str | Path, command_line: Mapping[str, Any] | None = None) -> Settings:
-    """The project's configuration with each overlay file, then what a command line sets, laid over it in turn.
+    """The project's configuration, with each overlay file and then the command line's settings applied in turn.
 
     A snapshot (snapshot.py) takes the place of the project's configuration: nothing of `config/` is read then. Outside
-    a checkout there is no `config/` folder; then the class defaults stand alone, and no data set is known.
+    a checkout there is no `config/` folder; then only the class defaults apply, and no data set is known.
 
     Raises:
         UserError: a file is missing or not YAML, a key is unknown, a value has the wrong type or names what
@@ -58,7 +58,7 @@ def _project_files() -> list[tuple[str, dict[str, Any]]]:
 
 
 def _file_of(path: KeyPath, files: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """The file that a key stands in: the last one that has it, or has most of its path if the key is missing."""
+    """The file that a key is in: the last one that has it, or the one with most of its path if the key is missing."""
 
     def depth(values: Any) -> int:
         for number, step in enumerate(path):
@@ -79,8 +79,8 @@ def project_settings(*overlays: str | Path) -> Settings:
     settings = load_settings(*overlays)
     if not settings.sources:
         raise UserError(
-            "no data set, run or table is configured here: call this in a checkout of omniad, or name a whole "
-            "configuration with --config FILE (`omniad fit` and `omniad predict` need none)"
+            "no data set, run or table is configured here: run this in a checkout of omniad, or give a complete "
+            "configuration with --config FILE (`omniad fit` and `omniad predict` do not need one)"
         )
     return settings
 
@@ -149,12 +149,12 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
 
 
 def to_yaml(section: Section) -> str:
-    """Settings as YAML text, keys in the order of settings.py."""
+    """Settings as YAML, keys in the order of settings.py."""
     return yaml.safe_dump(section.model_dump(), sort_keys=False, allow_unicode=True, width=120)
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`change` laid over `base`, mapping by mapping; lists are replaced as a whole."""
+    """`base` with `change` applied, mapping by mapping; lists are replaced whole."""
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)

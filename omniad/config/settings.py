@@ -11,12 +11,13 @@ from pydantic import AfterValidator, Field
 from omniad.config.checking import Section
 
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
-SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every"}, "evaluation": {"batch_size"}}
+SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
 MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "diad", "dinomaly"]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
-Encoder = Literal[ResNet, EfficientNet, "dinov2_vitb14_reg"]
+EfficientNetLite = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+Encoder = Literal[ResNet, EfficientNet, EfficientNetLite, "dinov2_vitb14_reg"]
 Learnable = Literal["q", "kv", "none", "skip"]
 Variant = Literal["equations", "released"]
 VARIANTS: tuple[Variant, ...] = ("released", "equations")  # as the tables order them
@@ -31,10 +32,14 @@ def _square(tokens: int) -> int:
     return tokens
 
 
-def _four(depths: list) -> list:
-    if len(depths) != 4:
+def _four(values: list) -> list:
+    if len(values) != 4:
         raise ValueError("must be four numbers, one a stage of the decoder")
-    return depths
+    return values
+
+
+def _four_or_none(values: list) -> list:
+    return _four(values) if values else values
 
 
 def _unique(values: list) -> list:
@@ -89,8 +94,7 @@ class ModelSettings(Section):
         default="equations", description="the paper's equations, or what the authors' code computes"
     )
     encoder: Encoder = Field(
-        default="resnet34",
-        description="frozen feature extractor (Table VII); some methods need an EfficientNet, Dinomaly DINOv2",
+        default="resnet34", description="frozen feature extractor (Table VII); not every method takes every one"
     )
     encoder_width: int = Field(
         default=64,
@@ -109,6 +113,15 @@ class ModelSettings(Section):
     branches: Branches = Field(default="both", description="both, or the global or the local branch alone (Table V)")
     depths: Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_four)] = Field(
         default=[3, 9, 9, 7], description="Omni-blocks in each of the decoder's four stages, coarsest first"
+    )
+    widths: Annotated[list[Annotated[int, Field(ge=8)]], AfterValidator(_four_or_none)] = Field(
+        default=[],
+        description="channels of the decoder's four stages, coarsest first; empty: 8C, 4C, 2C, C, with the encoder's C "
+        "at 1/4 of the image's side",
+    )
+    standardise: bool = Field(
+        default=False,
+        description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
     )
     jitter: float = Field(
         default=20.0,
@@ -137,6 +150,9 @@ class TrainingSettings(Section):
     )
     compile: bool = Field(
         default=False, description="compile the decoder's blocks with torch.compile, if there is a compiler"
+    )
+    cuda_graph: bool = Field(
+        default=False, description="record a training step as a CUDA graph and replay it: fewer launches, same numbers"
     )
     textures: str = Field(
         default="", description="DeSTSeg: folder of its defects' textures (DTD); empty: the batch's other images"

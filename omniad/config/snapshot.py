@@ -50,7 +50,7 @@ def snapshot_values(values: Mapping[str, Any], file: str) -> dict[str, Any]:
     else:
         reason = f"its format is {values.get(MARK, 'older than 1')}, not {FORMAT}"
     raise UserError(
-        f"{file}: a snapshot of another omniad version ({reason}); run snakemake again, which writes it anew, "
+        f"{file}: a snapshot of another omniad version ({reason}); run snakemake again to write a new one, "
         "or use the version that wrote it"
     )
 

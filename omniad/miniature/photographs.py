@@ -75,8 +75,6 @@ def _photograph(name: str) -> np.ndarray:
         with Image.open(file) as image:
             pixels = np.array(image.convert("RGB"))
     except OSError:
-        raise UserError(
-            f"{file}: the photograph is not there; install scikit-image anew (its wheel holds it)"
-        ) from None
+        raise UserError(f"{file}: the photograph is missing; reinstall scikit-image (it is in its wheel)") from None
     pixels.flags.writeable = False
     return pixels

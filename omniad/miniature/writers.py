@@ -32,7 +32,7 @@ def write_miniature(layout: str, folder: Path, seed: int = 0) -> None:
         UserError: unknown layout, or the folder can't be written.
     """
     if layout not in WRITERS:
-        raise UserError(f"miniature: there is no layout '{layout}'; there is: {', '.join(WRITERS)}")
+        raise UserError(f"miniature: unknown layout '{layout}'; choose from: {', '.join(WRITERS)}")
     try:
         WRITERS[layout](folder, seed)
     except OSError as error:
@@ -40,7 +40,7 @@ def write_miniature(layout: str, folder: Path, seed: int = 0) -> None:
 
 
 def _write_mvtec(folder: Path, seed: int) -> None:
-    """Single-channel PNGs for some classes; each split counts its files from 000 anew."""
+    """Single-channel PNGs for some classes; each split numbers its files from 000."""
     for name, spec in CLASSES["mvtec"].items():
 
         def save(path: str, example: Example, grey: bool = spec.grey, name: str = name) -> None:
@@ -133,7 +133,7 @@ def _example(
     view: View = FRONT,
     specimen: int | None = None,
 ) -> Example:
-    """An image with generators of its own, so that no image depends on how many were made before it."""
+    """An image from its own generators, so that it does not depend on how many were made before it."""
     rng = _generator(seed, layout, name, split, defect, number)
     traits = None if specimen is None else _generator(seed, layout, name, split, "specimen", specimen)
     return make_example(spec, split, defect, rng, view, traits)

@@ -41,6 +41,11 @@ METHODS: dict[MethodName, type[Method]] = {
 }
 
 
+def epochs_of(run: RunSettings) -> int:
+    """Epochs of a run's training; 0 for a method that has no steps, whatever its settings say."""
+    return 0 if METHODS[run.model.method].training_free else run.training.epochs
+
+
 def build_model(config: ModelSettings | RunSettings | Mapping[str, Any]) -> Method:
     """The model of some settings, `model.method`'s, with random weights from torch's generator; reads no file.
 

@@ -40,11 +40,11 @@ def complexity(settings: ModelSettings, image_size: int = 256) -> tuple[int, int
 
 def complexity_by_part(settings: ModelSettings, image_size: int = 256) -> dict[str, tuple[int, int]]:
     """(parameters, multiply-adds) of Omni-AD's `encoder`, `neck` and `decoder`."""
-    decoder = 0
+    decoder, outputs = 0, []
     with torch.device("meta"), torch.no_grad():
         model = OmniAD(settings).eval()
         with MacCounter() as encoder:
-            features = model.encoder(torch.empty(1, 3, image_size, image_size))
+            features = model.encode(torch.empty(1, 3, image_size, image_size))
         with MacCounter() as neck:
             x = model.neck(features)
         for stage in cast(Iterable[Stage], model.decoder.stages):
@@ -53,8 +53,13 @@ def complexity_by_part(settings: ModelSettings, image_size: int = 256) -> dict[s
             with MacCounter() as block:  # a stage's blocks are alike: its first is run and counted for all
                 x = stage.blocks[0](x)
             decoder += expand.macs + len(stage.blocks) * block.macs
+            outputs.append(x)
+        with MacCounter() as restore:
+            model.decoder.restore(outputs[:0:-1])
+        decoder += restore.macs
     macs = {"encoder": encoder.macs, "neck": neck.macs, "decoder": decoder}
-    return {name: (sum(p.numel() for p in part.parameters()), macs[name]) for name, part in model.named_children()}
+    parts = dict(model.named_children())
+    return {name: (sum(p.numel() for p in parts[name].parameters()), count) for name, count in macs.items()}
 
 
 class MacCounter(TorchFunctionMode):
@@ -82,6 +87,7 @@ RULES: dict[str, Callable[..., int]] = {
     "scaled_dot_product_attention": lambda out, query, key, *_, **__: (query.numel() + out.numel()) * key.shape[-2],
     "batch_norm": lambda out, *_, **__: 2 * out.numel(),
     "instance_norm": lambda out, *_, weight=None, **__: (4 if weight is None else 5) * out.numel(),
+    "group_norm": lambda out, *_, **__: 5 * out.numel(),
     "layer_norm": lambda out, *_, **__: 5 * out.numel(),
     "adaptive_avg_pool2d": lambda out, x, *_, **__: x.numel(),
     "interpolate": lambda out, *_, mode="nearest", **__: (4 if mode == "bilinear" else 1) * out.numel(),

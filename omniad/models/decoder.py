@@ -12,26 +12,27 @@ from omniad.models.omni_block import OmniBlock
 
 
 class Decoder(nn.Module):
-    """Neck output (B, 8C, h, w) -> reconstructions at twice, four and eight times its resolution."""
+    """Neck output (B, widths[0], h, w) -> reconstructions at twice, four and eight times its resolution."""
 
-    def __init__(self, widths: list[int], settings: ModelSettings, generator: torch.Generator):
-        """`widths`: channels of the four stages, coarsest first; each is half of the one before."""
+    def __init__(self, widths: list[int], channels: list[int], settings: ModelSettings, generator: torch.Generator):
+        """`widths`: of the four stages, coarsest first; `channels`: of the encoder's three maps, finest first."""
         super().__init__()
-        expands = [None, *(PatchExpand(coarse) for coarse, _ in pairwise(widths))]
+        expands = [None, *(PatchExpand(coarse, fine) for coarse, fine in pairwise(widths))]
         self.stages = nn.ModuleList(
             Stage(expand, [OmniBlock(width, settings, generator) for _ in range(depth)])
             for expand, width, depth in zip(expands, widths, settings.depths, strict=True)
         )
+        self.restore = restoration(widths, channels)
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 8C, h, w) -> [(B, C, 8h, 8w), (B, 2C, 4h, 4w), (B, 4C, 2h, 2w)], finest first."""
+        """(B, widths[0], h, w) -> [(B, c1, 8h, 8w), (B, c2, 4h, 4w), (B, c3, 2h, 2w)], finest first."""
         outputs = []
         x = x.contiguous(memory_format=torch.channels_last)  # every stage and block keeps this layout
         for stage in self.stages:
             x = stage(x)
             outputs.append(x)
-        return outputs[:0:-1]  # without the first stage's, which reconstructs no feature map
+        return self.restore(outputs[:0:-1])  # without the first stage's, which reconstructs no feature map
 
 
 class Stage(nn.Module):
@@ -47,18 +48,38 @@ class Stage(nn.Module):
 
 
 class PatchExpand(nn.Module):
-    """Twice the resolution and half the channels: Linear C -> 2C, 2x2 positions out of the channels, LayerNorm."""
+    """Twice the resolution, half the channels: Linear C -> 4C', 2x2 positions out of the channels, LayerNorm."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, out: int):
         super().__init__()
-        self.linear = nn.Linear(width, 2 * width, bias=False)
-        self.norm = nn.LayerNorm(width // 2)
+        self.linear = nn.Linear(width, 4 * out, bias=False)
+        self.norm = nn.LayerNorm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C/2, 2h, 2w)."""
-        x = self.linear(x.permute(0, 2, 3, 1)).unflatten(-1, (2, 2, -1))  # (B, h, w, 2, 2, C/2)
-        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, 2h, 2w, C/2)
+        """(B, C, h, w) -> (B, C', 2h, 2w)."""
+        x = self.linear(x.permute(0, 2, 3, 1)).unflatten(-1, (2, 2, -1))  # (B, h, w, 2, 2, C')
+        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, 2h, 2w, C')
         return self.norm(x).permute(0, 3, 1, 2)
+
+
+class Restore(nn.ModuleList):
+    """A 1x1 convolution a scale, from a decoder's widths to the encoder's channels."""
+
+    def forward(self, outputs: list[Tensor]) -> list[Tensor]:
+        return [conv(x) for conv, x in zip(self, outputs, strict=True)]
+
+
+def stage_widths(settings: ModelSettings, channels: list[int]) -> list[int]:
+    """Of a decoder's four stages, coarsest first: as set, else 8C, 4C, 2C, C with the encoder's finest C channels."""
+    return settings.widths or [8 * channels[0], 4 * channels[0], 2 * channels[0], channels[0]]
+
+
+def restoration(widths: list[int], channels: list[int]) -> nn.Module:
+    """What leads a decoder's three finest stages to the encoder's channels: nothing where both agree, as in ResNets."""
+    finest_first = widths[:0:-1]
+    if finest_first == channels:
+        return nn.Identity()
+    return Restore(nn.Conv2d(width, count, 1) for width, count in zip(finest_first, channels, strict=True))
 
 
 def _initialise(module: nn.Module) -> None:

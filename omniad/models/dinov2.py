@@ -20,7 +20,7 @@ PATCH, GRID, REGISTERS = 14, 37, 4  # GRID: patches along a side of the images t
 EXTRA = 1 + REGISTERS  # tokens before the patches': class and registers
 HEADS, MLP_RATIO = 12, 4
 BLOCKS, USED = 12, range(2, 10)  # of the published network, and those whose outputs are given; the last two never run
-ENCODERS = ("dinov2_vitb14_reg",)
+DINOV2 = ("dinov2_vitb14_reg",)
 
 
 class DinoV2(FrozenEncoder):
@@ -33,7 +33,7 @@ class DinoV2(FrozenEncoder):
             UserError: no DINOv2 encoder has this name.
         """
         super().__init__()
-        known(name, ENCODERS, "model.encoder of this method")
+        known(name, DINOV2, "model.encoder of this method")
         channels = HEADS * width
         self.channels = [channels] * len(USED)
         self.cls_token = nn.Parameter(torch.empty(1, 1, channels))

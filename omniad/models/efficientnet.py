@@ -16,8 +16,7 @@ from torchvision.models.efficientnet import MBConv, MBConvConfig
 from torchvision.ops.misc import Conv2dNormActivation
 
 from omniad.config import known
-from omniad.models.dinov2 import ENCODERS, DinoV2
-from omniad.models.encoder import Encoder, FrozenEncoder
+from omniad.models.encoder import FrozenEncoder
 
 # Encoder -> width and depth of B0's multiplied by, epsilon of the norms, padding as TensorFlow's.
 EFFICIENTNETS: dict[str, tuple[float, float, float, bool]] = {
@@ -87,8 +86,7 @@ class EfficientNetEncoder(FrozenEncoder):
                 maps.append(x)
         return maps
 
-    @staticmethod
-    def own_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def own_entries(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of the stem and the first five stages; timm's under torchvision's names."""
         named = {torchvision_name(name): value for name, value in entries.items()}
         mine = tuple(f"features.{number}." for number in range(LEVELS[-1] + 1))
@@ -124,14 +122,12 @@ def stage(config: MBConvConfig, norm: Callable[..., nn.Module]) -> nn.Sequential
     return nn.Sequential(*blocks)
 
 
+def same_padding(kernel: int) -> list[int]:
+    """TensorFlow's "same" for `pad`, at stride 2 and even sides: k - 2 columns and rows, the odd one at the end."""
+    before = (kernel - 2) // 2
+    after = kernel - 2 - before
+    return [before, after, before, after]
+
+
 def _pad_as_tensorflow(conv: nn.Conv2d, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """The k - 2 rows and columns that "same" needs at stride 2 and even sides: the odd one right and below."""
-    before = (conv.kernel_size[0] - 2) // 2
-    after = conv.kernel_size[0] - 2 - before
-    return (F.pad(inputs[0], (before, after, before, after)),)
-
-
-def make_encoder(name: str, width: int) -> FrozenEncoder:
-    """The encoder of this name: ResNet, EfficientNet or DINOv2."""
-    kind = EfficientNetEncoder if name in EFFICIENTNETS else DinoV2 if name in ENCODERS else Encoder
-    return kind(name, width)
+    return (F.pad(inputs[0], same_padding(conv.kernel_size[0])),)

@@ -35,13 +35,15 @@ class FrozenEncoder(nn.Module, ABC):
     channels: list[int]
     """Of the feature maps, finest first."""
 
+    expansion = 1
+    """Channels that leave a block for each inside it: 4 in ResNets of bottlenecks."""
+
     @abstractmethod
     def maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> feature maps, finest first; with gradients, for the miniatures' pretraining."""
 
-    @staticmethod
     @abstractmethod
-    def own_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def own_entries(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of a published file's entries those that belong to this encoder, under its names."""
 
     @torch.no_grad()
@@ -71,6 +73,7 @@ class Encoder(FrozenEncoder):
         """
         super().__init__()
         block, depths, width_per_group = ARCHITECTURES[known(name, ARCHITECTURES, "model.encoder of this method")]
+        self.expansion = block.expansion
         self.channels = [width * 2**k * block.expansion for k in range(3)]
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -93,8 +96,7 @@ class Encoder(FrozenEncoder):
             features.append(x)
         return features
 
-    @staticmethod
-    def own_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def own_entries(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All but those of the parts that are cut off: layer4, fc."""
         return {name: value for name, value in entries.items() if not name.startswith(("layer4.", "fc."))}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,26 @@ from omniad.config import ModelSettings, TrainingSettings
 from omniad.models.encoder import FrozenEncoder
 
 
+class AllFeatures(Protocol):
+    """What `encode` gives for every training image, batch by batch in the index's order; each `iter` starts again."""
+
+    @property
+    def images(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[Tensor]]: ...
+
+
+class Prepared(NamedTuple):
+    """How far `Method.prepare` is."""
+
+    share: float  # of its work, in [0, 1]
+    kept: Mapping[str, Tensor] = {}  # what it needs to go on from here after a kill; empty: it would begin again
+
+
 class Method(nn.Module, ABC):
     """A detector around a frozen encoder.
 
-    Training calls `encode`, `loss` and `make_optimizers`; evaluation calls `encode`, `anomaly_maps` and
+    Training calls `encode`, `prepare`, `loss` and `make_optimizers`; evaluation calls `encode`, `anomaly_maps` and
     `image_scores`. Weights are drawn from torch's global generator when it is built.
     """
 
@@ -25,6 +42,12 @@ class Method(nn.Module, ABC):
 
     Training then rounds it to half precision and keeps it over the epochs, for all runs.
     """
+
+    training_free = False
+    """Whether `prepare` is the whole training (see `TrainingFree`)."""
+
+    same_every_step = True
+    """Whether a training step does the same operations every time, all of them on the device (see cuda_graph.py)."""
 
     encoder: FrozenEncoder
     """Its weights come from a file (`load_weights`); all others are drawn."""
@@ -55,9 +78,35 @@ class Method(nn.Module, ABC):
     def encode(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> what the frozen encoder sees in them; without gradients."""
 
+    def prepare(self, features: AllFeatures, kept: Mapping[str, Tensor]) -> Iterable[Prepared]:
+        """Compute what depends on all training features at once, before the first step; by default nothing.
+
+        A generator. The trainer runs it once, in training mode and without gradients. What it computes goes into
+        parameters or buffers whose shapes are known when the model is built, because that is how a checkpoint is
+        loaded. What it draws comes from torch's global generator.
+
+        It yields between pieces of work that take seconds, say after each batch. Only there can the trainer react to a
+        signal, show progress and save. It saves only where the method yields something to keep: the model's state dict,
+        the random state and `kept`.
+
+        Args:
+            features: of all training images, the last incomplete batch included.
+            kept: what a killed preparation last saved, on the CPU; the model and the random state are as they were
+                then. Empty at a first start, and for methods that keep nothing: begin at the beginning.
+        """
+        return ()
+
+    def draw(self, training: TrainingSettings, images: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """What a training step draws for its normalised images (B, 3, H, W), on the CPU; nothing by default.
+
+        It follows in the batch on what `encode` gives. Other threads call it ahead of the step, with a generator of
+        that step's own, so that neither their number nor a resume changes what is drawn.
+        """
+        return []
+
     @abstractmethod
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float) -> Tensor:
-        """The loss of one training step, a scalar, on a batch of what `encode` gave.
+        """The loss of one training step, a scalar, on a batch of what `encode` and then `draw` gave.
 
         `progress` is the share of all steps that are done, in [0, 1): for methods that train in phases.
         """
@@ -86,6 +135,9 @@ class Method(nn.Module, ABC):
         """What multiplies all rates at this share of the steps, besides the settings' drop: a method's own schedule."""
         return 1.0
 
+    def prepare_step(self, device: torch.device) -> None:
+        """What the CPU does before a recorded step is replayed; nothing by default."""
+
     def blocks(self) -> Iterable[nn.Module]:
         """Repeated parts that `training.compile` compiles one by one; none by default."""
         return ()
@@ -105,3 +157,16 @@ class Method(nn.Module, ABC):
     def seed_draws(self, seed: int) -> None:
         """Start what is drawn in inference from a seed; the same seed repeats the same draws."""
         self.generator.manual_seed(seed)
+
+
+class TrainingFree(Method):
+    """A method that only looks at the training features once: `prepare`, and no epochs, steps or loss."""
+
+    training_free = True
+
+    def loss(self, features: list[Tensor], training: TrainingSettings, progress: float) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no training steps")
+
+    def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
+        """None: nothing is learned step by step."""
+        return []

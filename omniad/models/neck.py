@@ -14,8 +14,8 @@ class Neck(nn.Module):
     the output for basic ResNets and all of it for bottleneck ones, as the four parameter counts of Table VII need it.
     """
 
-    def __init__(self, channels: list[int], inner: int):
-        """`channels`: of the three maps, finest first; `inner`: width inside the bottlenecks."""
+    def __init__(self, channels: list[int], inner: int, width: int):
+        """`channels`: of the three maps, finest first; `inner`, `width`: inside the bottlenecks, of the output."""
         super().__init__()
         c1, c2, c3 = channels
         self.down1 = conv_block(c1, c2, kernel=3, stride=2)
@@ -32,16 +32,17 @@ class Neck(nn.Module):
             Bottleneck(out, planes, base_width=base_width),
             Bottleneck(out, planes, base_width=base_width),
         )
+        self.project = nn.Conv2d(out, width, 1) if width != out else nn.Identity()  # to another decoder's width
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """[(B, C, h, w), (B, 2C, h/2, w/2), (B, 4C, h/4, w/4)] -> (B, 8C, h/8, w/8)."""
+        """[(B, c1, h, w), (B, c2, h/2, w/2), (B, c3, h/4, w/4)] -> (B, width, h/8, w/8)."""
         f1, f2, f3 = features
         fused = self.lateral2(f2) + self.down1(f1)
         fused = self.down2(fused) + self.lateral3(f3)
-        return self.bottlenecks(self.fuse(fused))
+        return self.project(self.bottlenecks(self.fuse(fused)))
 
 
 def conv_block(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Sequential:

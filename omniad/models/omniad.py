@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings, TrainingSettings
 from omniad.errors import UserError
 from omniad.models.anomaly_map import cosine_maps
-from omniad.models.decoder import Decoder
-from omniad.models.encoder import Encoder
-from omniad.models.method import Method
+from omniad.models.any_encoder import make_encoder
+from omniad.models.decoder import Decoder, stage_widths
+from omniad.models.method import AllFeatures, Method, Prepared
 from omniad.models.neck import Neck, jitter
 from omniad.models.omni_block import OmniBlock
+from omniad.models.standardise import Standardise
 
 
 class OmniAD(Method):
@@ -28,25 +29,28 @@ class OmniAD(Method):
 
     def __init__(self, settings: ModelSettings):
         super().__init__(settings)
-        self.encoder = Encoder(settings.encoder, settings.encoder_width)
-        c1, c2, c3 = self.encoder.channels
-        if c1 % settings.heads:
-            raise UserError(f"model.heads: {settings.heads} heads do not divide the {c1} channels of the finest stage")
-        expansion = c1 // settings.encoder_width
+        self.encoder = make_encoder(settings.encoder, settings.encoder_width)
+        channels = self.encoder.channels[-3:]
+        widths = stage_widths(settings, channels)
+        for width in reversed(widths):
+            if width % settings.heads:
+                raise UserError(f"model.heads: {settings.heads} heads do not divide the {width} channels of a stage")
         # Inner width 128 for basic ResNets and 2048 for bottleneck ones (see Neck).
-        self.neck = Neck(self.encoder.channels, inner=2 * c3 // 4 * expansion)
-        self.decoder = Decoder([2 * c3, c3, c2, c1], settings, self.generator)
+        self.neck = Neck(channels, inner=2 * channels[2] // 4 * self.encoder.expansion, width=widths[0])
+        self.decoder = Decoder(widths, channels, settings, self.generator)
+        self.standardise = Standardise(channels) if settings.standardise else nn.Identity()
+        self.same_every_step = not self.draws
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Normalised images (B, 3, H, W) -> features, reconstructions.
+        """Normalised images (B, 3, H, W) -> features, standardised where that is set, and reconstructions.
 
-        Both are [(B, C, H/4, W/4), (B, 2C, H/8, W/8), (B, 4C, H/16, W/16)], finest first.
+        Both are [(B, c1, H/4, W/4), (B, c2, H/8, W/8), (B, c3, H/16, W/16)], finest first.
         """
-        features = self.encoder(images)
+        features = self.standardise(self.encode(images))
         return features, self.reconstruct(features)
 
     def reconstruct(self, features: list[Tensor]) -> list[Tensor]:
-        """Features, as the encoder gives them, -> reconstructions of the same shapes; jittered in training.
+        """Features (see `forward`) -> reconstructions of the same shapes; jittered in training.
 
         Raises:
             UserError: the maps' sides can't be halved three times, or leave a single position, which has no variance.
@@ -57,21 +61,27 @@ class OmniAD(Method):
                 f"images of {4 * height}x{4 * width} pixels do not fit the model: "
                 "sides must be multiples of 32, and more than 32"
             )
-        fused = self.neck(features)  # (B, 8C, H/32, W/32)
+        fused = self.neck(features)  # (B, widths[0], H/32, W/32)
         if self.training and self.settings.jitter:
             fused = jitter(fused, self.settings.jitter)
         return self.decoder(fused)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """The encoder's maps, finest first (see `forward`)."""
-        return self.encoder(images)
+        """The encoder's maps at 1/4, 1/8 and 1/16."""
+        return self.encoder(images)[-3:]
+
+    def prepare(self, features: AllFeatures, kept: Mapping[str, Tensor]) -> Iterable[Prepared]:
+        """Each channel's mean and deviation, where features are standardised."""
+        return self.standardise.fit(features) if isinstance(self.standardise, Standardise) else ()
 
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float = 0.0) -> Tensor:
         """Squared error between features and their reconstructions (eq. 6, see `reconstruction_loss`)."""
+        features = self.standardise(features)
         return reconstruction_loss(features, self.reconstruct(features), training.loss)
 
     def anomaly_maps(self, features: list[Tensor], size: int) -> Tensor:
         """Cosine distances at three scales, (B, size, size)."""
+        features = self.standardise(features)
         return cosine_maps(features, self.reconstruct(features), size)
 
     def blocks(self) -> Iterable[nn.Module]:

@@ -101,7 +101,7 @@ def read_complexity(file: str | Path) -> dict[tuple[str, str, str], dict[str, fl
             for line in lines
         }
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{file}: not a file of `omniad complexity`; delete it and count again") from None
+        raise UserError(f"{file}: not written by `omniad complexity`; delete it and count again") from None
 
 
 def write_resolutions(rows: Iterable[Mapping[str, Any]], out: str | Path) -> None:
@@ -124,5 +124,5 @@ def read_resolutions(file: str | Path) -> Resolutions:
         for line in lines:
             found.setdefault(line["attention"], {})[int(line["image_size"])] = int(line["macs"])
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{file}: not a file of `omniad complexity`; delete it and count again") from None
+        raise UserError(f"{file}: not written by `omniad complexity`; delete it and count again") from None
     return found

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from omniad.config import Settings
+from omniad.data.weights import PACKAGED
+from omniad.models.checkpoint import epochs_of
 from omniad.reporting.records import processor
 from omniad.runs.finished import FinishedRun
 from omniad.wording import count, duration, listed
@@ -27,7 +29,7 @@ def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
     what = f"{count(len(names), 'run')}{trainings} on {listed(_datasets(settings, runs))}, seed{seeds}."
     facts = [
         f"Method: {_grouped(runs, _method)}.",
-        f"Epochs: {_grouped(runs, lambda run: str(run.settings.training.epochs))}.",
+        f"Epochs: {_grouped(runs, _epochs)}.",
         f"Images: {_grouped(runs, _size)}.",
         f"Precision: {_grouped(runs, lambda run: run.settings.training.precision)}.",
         f"Encoder: {_grouped(runs, _encoder)}.",
@@ -72,6 +74,10 @@ def _method(run: FinishedRun) -> str:
     return f"variant `{model.variant}`" if model.method == "omni-ad" else f"`{model.method}`"
 
 
+def _epochs(run: FinishedRun) -> str:
+    return str(epochs_of(run.settings) or "none")
+
+
 def _size(run: FinishedRun) -> str:
     side = run.settings.data.image_size
     return f"{side} x {side} pixels"
@@ -83,7 +89,9 @@ def _encoder(run: FinishedRun) -> str:
 
 
 def _weights(run: FinishedRun) -> str:
-    kind = run.settings.model.encoder_weights
+    kind, encoder = run.settings.model.encoder_weights, run.settings.model.encoder
+    if kind == "imagenet" and encoder in PACKAGED:
+        return f"of the package `{PACKAGED[encoder].package}`, pretrained on ImageNet-1k"
     if kind in WEIGHTS:
         return WEIGHTS[kind]
     if kind == "miniature":

@@ -125,7 +125,7 @@ def _read(file: Path, parse: Callable[[Path], T]) -> T | None:
         return parse(file)
     except DAMAGED as error:
         what = "train" if file.name in (HISTORY, EPOCHS) else "evaluate"
-        raise UserError(f"{file}: not a file of `omniad {what}` ({error}); {what} the run again") from None
+        raise UserError(f"{file}: not written by `omniad {what}` ({error}); {what} the run again") from None
 
 
 def _history(file: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -79,7 +79,7 @@ def _read_metrics(run: FinishedRun) -> list[Measurement]:
             for line in lines
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a file of `omniad evaluate` ({error}); evaluate the run again") from None
+        raise UserError(f"{path}: not written by `omniad evaluate` ({error}); evaluate the run again") from None
     for line in found:
         if not math.isnan(line.value) and not 0 <= line.value <= 1:
             raise UserError(

@@ -102,7 +102,7 @@ def read_provenance(run_dir: Path) -> dict[str, Any]:
     except ValueError:
         facts = None
     if not isinstance(facts, dict):
-        raise UserError(f"{file}: damaged: not a JSON object; evaluate the run again, or remove the file")
+        raise UserError(f"{file}: damaged (not a JSON object); evaluate the run again, or remove the file")
     return facts
 
 

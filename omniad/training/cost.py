@@ -8,10 +8,15 @@ import time
 import torch
 
 from omniad.config import ModelSettings, RunSettings, TrainingSettings, known
+from omniad.errors import UserError
 from omniad.models import build_model
-from omniad.models.checkpoint import METHODS
+from omniad.models.baselines.mambaad import state_updates
+from omniad.models.baselines.selective_scan import has_kernel
+from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import complexity, complexity_by_part
+from omniad.parallel import usable_cores
 from omniad.training.loop import train_step
+from omniad.wording import duration
 
 # Peak of single precision outside tensor cores, operations a second, as the makers' data sheets print it.
 CARDS = {
@@ -27,6 +32,13 @@ CARDS = {
 }
 ASSUMED_SHARE = 0.2  # of a named card's peak that a training reaches: a guess, no card was measured
 
+# Of MambaAD's scan, forward and backward. The kernel: 75 instructions for a state's step, in multiply-adds at the rate
+# at which the rest of a training goes, by their number, not measured. Plain PyTorch: measured on one core; on a GPU by
+# the 430 bytes that a state's step writes, at 1.3 TB/s.
+KERNEL_WORK = 25
+PLAIN_STEPS_A_CORE, PLAIN_STEPS_A_GPU = 6e6, 3e9  # a second
+REFUSED_DAYS = 2  # of the scan alone, in plain PyTorch
+
 
 def training_work(run: RunSettings) -> float:
     """Multiply-adds that a training step does for each image; the backward pass costs two forward ones."""
@@ -36,9 +48,39 @@ def training_work(run: RunSettings) -> float:
     return 3 * (total - complexity_by_part(run.model, run.data.image_size)["encoder"][1])
 
 
-def training_hours(run: RunSettings, images: int, speed: float) -> float:
-    """Hours of a training on so many images; `speed` in multiply-adds a second (`measured_speed`, `card_speed`)."""
-    return training_work(run) * images * run.training.epochs / speed / 3600
+def training_hours(run: RunSettings, images: int, speed: float, plain_scan: float | None = None) -> float:
+    """Hours of a training on so many images.
+
+    Args:
+        speed: multiply-adds a second (`measured_speed`, `card_speed`).
+        plain_scan: see `plain_scan_speed`.
+    """
+    scan = scan_work(run) / (plain_scan or speed / KERNEL_WORK)
+    return (training_work(run) / speed + scan) * images * epochs_of(run) / 3600
+
+
+def scan_work(run: RunSettings) -> int:
+    """Steps of single states that a MambaAD's scans take for an image; 0 for other methods."""
+    return state_updates(run.model, run.data.image_size) if run.model.method == "mambaad" else 0
+
+
+def plain_scan_speed(device: torch.device) -> float | None:
+    """Steps of single states a second, forward and backward, where the scan runs in plain PyTorch; else None."""
+    if device.type != "cuda":
+        return PLAIN_STEPS_A_CORE * usable_cores()
+    return None if has_kernel() else PLAIN_STEPS_A_GPU
+
+
+def refuse_plain_scan(run: RunSettings, images: int, device: torch.device) -> None:
+    """Raise a UserError where MambaAD's scan would take days, because no kernel runs it."""
+    speed = plain_scan_speed(device)
+    seconds = scan_work(run) * images * epochs_of(run) / speed if speed else 0.0
+    if seconds > REFUSED_DAYS * 86400:
+        raise UserError(
+            f"{run.dataset}/{run.run}: MambaAD's scan in plain PyTorch would take about {duration(seconds)} on this "
+            f"{'GPU' if device.type == 'cuda' else 'CPU'}; train it on a GPU with Triton and a C compiler, or start it "
+            "all the same with `omniad train --force`"
+        )
 
 
 def card_speed(card: str) -> float:
@@ -75,4 +117,5 @@ def measured_speed(device: torch.device, steps: int = 3) -> float:
 def cpu_hours(run: RunSettings, images: int) -> float:
     """Hours that a run with this many training images takes on this machine's CPU."""
     with torch.random.fork_rng([]):
-        return training_hours(run, images, measured_speed(torch.device("cpu")))
+        cpu = torch.device("cpu")
+        return training_hours(run, images, measured_speed(cpu), plain_scan_speed(cpu))

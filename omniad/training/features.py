@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,13 +12,17 @@ from torch import Tensor
 from omniad.data.packs import Pack, normalise
 from omniad.errors import UserError
 from omniad.models import Method
+from omniad.parallel import in_order, usable_cores
 from omniad.training.cache import cached_features
 
 GPU_SHARE = 0.4  # of the GPU's free memory that features may take; the rest is the training's
+READERS = 4  # threads that read, and draw, batches ahead
+
+Draw = Callable[[Tensor, torch.Generator], list[Tensor]]
 
 
 class TrainingFeatures:
-    """Encoder features of the normal training images of a pack, batch by batch, read one batch ahead.
+    """Encoder features of the normal training images of a pack, batch by batch, read some batches ahead.
 
     Features that are constants of their image are rounded to half precision, whether they are kept (see cache.py) or
     computed anew, so that room on the disk does not change a result.
@@ -26,6 +30,7 @@ class TrainingFeatures:
     Args:
         model: its encoder computes the features, on the model's device.
         cache_gib: largest size of the cache, GiB; above it features are computed anew for every batch.
+        draw: what is drawn for a batch's images, where features are not cached (`Method.draw`).
         constant_from: epoch from which on features are constants (see `Method.features_settle_at`).
 
     Raises:
@@ -39,12 +44,13 @@ class TrainingFeatures:
         batch_size: int,
         cache_gib: float,
         device: torch.device,
+        draw: Draw = lambda images, generator: [],
         constant_from: int = 0,
     ) -> None:
-        self.model, self.pack, self.batch_size, self.device = model, pack, batch_size, device
+        self.model, self.pack, self.batch_size, self.device, self.draw = model, pack, batch_size, device, draw
         self.cache_gib, self.constant_from = cache_gib, constant_from
         self.rows = np.flatnonzero(pack.index["split"] == "train")
-        if len(self.rows) < batch_size:
+        if len(self.rows) < batch_size and not model.training_free:
             raise UserError(
                 f"{len(self.rows)} training images are fewer than one batch of {batch_size}; lower training.batch_size"
             )
@@ -75,20 +81,31 @@ class TrainingFeatures:
             self._settle()
         order = self._order(seed, epoch)
         batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
+        generators = [step_generator(seed, epoch, step) for step in range(self.steps_per_epoch)]
+        return self.batches(batches[first_step:], generators[first_step:])
+
+    def batches(
+        self, batches: Sequence[np.ndarray], generators: Sequence[torch.Generator | None] | None = None
+    ) -> Iterator[list[Tensor]]:
+        """Yield the features of given positions among the training images, a batch each.
+
+        With a generator for each batch, what `draw` draws from it follows in the batch.
+        """
+        generators = [None] * len(batches) if generators is None else generators
         if self._on_gpu is not None:
-            for members in batches[first_step:]:
-                picked = torch.from_numpy(members).to(self.device)
-                yield [level[picked].float() for level in self._on_gpu]
+            # Copied once, not once a step, which would wait for the step before it.
+            positions = torch.from_numpy(np.concatenate(batches or [np.empty(0, np.int64)])).to(self.device)
+            for members in positions.split([len(batch) for batch in batches]):
+                yield [level[members].float() for level in self._on_gpu]
             return
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = None
-            for members in batches[first_step:]:
-                following = reader.submit(self._read, members)
-                if ahead is not None:
-                    yield self._finish(ahead.result())
-                ahead = following
-            if ahead is not None:
-                yield self._finish(ahead.result())
+        threads = min(READERS, usable_cores())
+        with ThreadPoolExecutor(threads) as readers:
+            for tensors in in_order(readers, self._read, zip(batches, generators, strict=True), ahead=threads + 1):
+                yield self._finish(tensors)
+
+    def all(self) -> WholePass:
+        """Every training image once, for what a method computes before its first step."""
+        return WholePass(self)
 
     def images(self, seed: int, epoch: int, step: int) -> list[str]:
         """The files of one batch, as the index names them."""
@@ -98,10 +115,12 @@ class TrainingFeatures:
     def _order(self, seed: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(self.rows))
 
-    def _read(self, members: np.ndarray) -> list[Tensor]:
-        """From disk, in another thread: cached features in half precision, else the normalised images."""
+    def _read(self, task: tuple[np.ndarray, torch.Generator | None]) -> list[Tensor]:
+        """In another thread: cached features in half precision, else the normalised images and what is drawn."""
+        members, generator = task
         if self._cache is None:
-            tensors = [normalise(self.pack.images[self.rows[members]])]
+            images = normalise(self.pack.images[self.rows[members]])
+            tensors = [images, *(self.draw(images, generator) if generator else [])]
         else:
             tensors = [torch.from_numpy(level[members]) for level in self._cache]
         return [tensor.pin_memory() for tensor in tensors] if self.device.type == "cuda" else tensors
@@ -111,8 +130,9 @@ class TrainingFeatures:
         tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
         if self._cache is not None:
             return [level.float() for level in tensors]
-        features = self.model.encode(tensors[0])
-        return [level.half().float() for level in features] if self._constant else features
+        images, *drawn = tensors
+        features = self.model.encode(images)
+        return [*([level.half().float() for level in features] if self._constant else features), *drawn]
 
     def _encode_half(self, members: np.ndarray) -> list[Tensor]:
         images = normalise(self.pack.images[self.rows[members]]).to(self.device)
@@ -129,3 +149,21 @@ class TrainingFeatures:
             for start in range(0, len(level), 1024):
                 target[start : start + 1024] = torch.from_numpy(level[start : start + 1024].copy())
         return on_gpu
+
+
+class WholePass:
+    """The features of all training images in the index's order, batch by batch; each `iter` starts again."""
+
+    def __init__(self, features: TrainingFeatures):
+        self.images = len(features.rows)
+        self._features = features
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        size = self._features.batch_size
+        return self._features.batches([np.arange(i, min(i + size, self.images)) for i in range(0, self.images, size)])
+
+
+def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    """A generator of one step's own: what it draws depends on nothing else."""
+    [word] = np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)
+    return torch.Generator("cpu").manual_seed(int(word))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -14,8 +15,10 @@ from omniad.data.packs import Pack
 from omniad.energy import EnergyMeter
 from omniad.errors import UserError
 from omniad.models import Method
+from omniad.models.checkpoint import epochs_of
 from omniad.runs.artifacts import write_epochs
 from omniad.runs.files import PROGRESS
+from omniad.training.cuda_graph import GraphedStep, Step
 from omniad.training.features import TrainingFeatures
 from omniad.training.precision import arithmetic, compile_blocks
 from omniad.training.progress import Progress, now
@@ -41,30 +44,35 @@ class Training:
     ):
         self.model, self.settings, self.pack, self.seed, self.device = model, settings, pack, seed, device
         self.state, self.stop = state, stop
+        self.epochs = epochs_of(settings)
         self.title = f"{settings.dataset}/{settings.run} seed {seed}"
         self.optimizers = model.make_optimizers(settings.training)
         self.first_rates = [group["lr"] for group in self._groups()]
         self.position = self._resume()
         training = settings.training
-        constant_from = math.ceil(model.features_settle_at(training) * training.epochs)
-        self.features = TrainingFeatures(model, pack, training.batch_size, training.cache_gib, device, constant_from)
+        self.features = TrainingFeatures(
+            *(model, pack, training.batch_size, training.cache_gib, device),
+            draw=functools.partial(model.draw, training),
+            constant_from=math.ceil(model.features_settle_at(training) * self.epochs),
+        )
         self.steps_per_epoch = self.features.steps_per_epoch
         if settings.training.compile:
             compile_blocks(model, device)
-        epochs, progress_file = settings.training.epochs, state.folder.parent / PROGRESS
-        self.progress = Progress(progress_file, self.title, epochs, self.steps_per_epoch, self.position)
+        self._step = make_step(model, self.optimizers, settings.training, device)
+        progress_file = state.folder.parent / PROGRESS
+        self.progress = Progress(progress_file, self.title, self.epochs, self.steps_per_epoch, self.position)
         self._clock = self._saved = time.monotonic()  # of the last look, and of the last save
         self._meter = EnergyMeter(device)
         self._save_s = 0.0  # that the last save took
 
     def run(self) -> None:
-        """Every epoch that is left, then a last state without what only further steps would need."""
-        epochs = self.settings.training.epochs
+        """Preparation and every epoch that is left, then a last state without what only further steps would need."""
         self.stop.deferred = True
         self.model.train()
         self.progress.write()
         with self.progress.bar:
-            while self.position.epoch < epochs:
+            self._prepare()
+            while self.position.epoch < self.epochs:
                 self._record_test_metrics()
                 self._epoch()
         self._record_test_metrics()
@@ -76,7 +84,8 @@ class Training:
     def costs(self) -> dict[str, Any]:
         """What provenance.json tells of the training's time and energy, all resumed parts together."""
         position = self.position
-        keys = ("wall_s", "saving_s", "waiting_s", *(("energy_j",) if self._meter.counts else ()))
+        keys = ("wall_s", "saving_s", "waiting_s", *(("preparing_s",) if position.preparing_s else ()))
+        keys += ("energy_j",) if self._meter.counts else ()
         measured = {key: round(getattr(position, key), 2) for key in keys}
         return {"started": position.started, "resumes": position.resumes, **measured}
 
@@ -85,7 +94,7 @@ class Training:
         if state is None:
             return Position(started=now())
         position = restore(state, self.model, self.optimizers, self.device)
-        if position.epoch == self.settings.training.epochs:
+        if position.prepared and position.epoch == self.epochs:
             log.info("%s: already trained; its files are written again from %s", self.title, self.state.folder)
         else:
             position.resumes += 1
@@ -94,6 +103,23 @@ class Training:
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def _prepare(self) -> None:
+        """What the method computes from all training features before its first step (see `Method.prepare`)."""
+        position, worked = self.position, False
+        if position.prepared:
+            return
+        with torch.no_grad():
+            for share, kept in self.model.prepare(self.features.all(), position.kept):
+                position.kept, worked = kept, True
+                self.progress.preparing(share)
+                self._between_steps(save=bool(kept))
+        position.prepared, position.kept = True, {}
+        if worked:
+            self._measure_time()
+            position.preparing_s, position.seconds = position.seconds, 0.0
+            log.info("%s: prepared in %.1f s", self.title, position.preparing_s)
+            self._save()
 
     def _epoch(self) -> None:
         """The steps that are left of the open epoch."""
@@ -107,7 +133,7 @@ class Training:
             share_done = steps_done / (training.epochs * self.steps_per_epoch)
             self._set_rates(rate_factor(position.epoch, training) * self.model.rate_factor(share_done))
             with arithmetic(training.precision, self.device):
-                loss, norm = train_step(self.model, batch, self.optimizers, training, share_done)
+                loss, norm = self._step(batch, share_done)
             position.losses.append(loss)
             position.norms.append(norm)
             position.step += 1
@@ -140,11 +166,11 @@ class Training:
         position.norms.clear()
         self.progress.epoch_done()
 
-    def _between_steps(self) -> None:
+    def _between_steps(self, save: bool = True) -> None:
         """Whatever is due: a save, an end, a look at the losses (they stay on the device, so that no step waits)."""
         every = self.settings.training.save_every_s
         due = time.monotonic() - self._saved >= (every and max(every, self._save_s / SAVING_SHARE))
-        if self.stop.signal or due:
+        if save and (self.stop.signal or due):
             self._save()
         if self.progress.due():
             self._check_finite()
@@ -197,6 +223,22 @@ class Training:
 
         position.evaluations += epoch_metrics(self.model, self.settings, self.pack, self.device, position.epoch)
         write_epochs(self.state.folder.parent, position.evaluations)
+
+
+def make_step(
+    model: Method, optimizers: list[torch.optim.Optimizer], training: TrainingSettings, device: torch.device
+) -> Step:
+    """What makes one update from a batch and the share of steps done: `train_step`, recorded if that is asked for."""
+
+    def step(batch: list[torch.Tensor], progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return train_step(model, batch, optimizers, training, progress)
+
+    if not training.cuda_graph or device.type != "cuda":
+        return step
+    if not model.same_every_step:
+        log.warning("training.cuda_graph: steps of %s differ; goes on without", model.settings.method)
+        return step
+    return GraphedStep(model, step, optimizers)
 
 
 def train_step(

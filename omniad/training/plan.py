@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from omniad.config import RunSettings, Settings, run_settings
 from omniad.data.counts import class_counts
 from omniad.data.index import read_index
 from omniad.data.preflight import room
-from omniad.models.checkpoint import METHODS
+from omniad.models.any_encoder import make_encoder
+from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import complexity
 from omniad.runs.files import MODEL, PROGRESS
 from omniad.runs.targets import target_names
@@ -51,8 +54,8 @@ class Plan:
         return sum(run.hours_left or 0 for run in self.runs)
 
 
-def plan_target(settings: Settings, target: str, speed: float) -> Plan:
-    """What a target still costs, where a processor trains at `speed` (multiply-adds a second).
+def plan_target(settings: Settings, target: str, speed: float, plain_scan: float | None = None) -> Plan:
+    """What a target still costs on a processor (`speed` and `plain_scan`: see cost.training_hours).
 
     Raises:
         UserError: there is no such target.
@@ -60,7 +63,7 @@ def plan_target(settings: Settings, target: str, speed: float) -> Plan:
     groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for name in target_names(settings, target):
         groups[name.dataset, name.run].append(name.folder(settings.results))
-    runs = [_planned(run_settings(settings, *key), folders, speed) for key, folders in groups.items()]
+    runs = [_planned(run_settings(settings, *key), folders, speed, plain_scan) for key, folders in groups.items()]
     untrained = [run for run in runs if run.trained < run.seeds]
     download, disk = 0.0, 0.0
     for dataset in sorted({run.dataset for run in untrained}):
@@ -80,15 +83,15 @@ def training_images(run: RunSettings) -> int | None:
     return sum(class_counts(run.source, "train").values()) or None
 
 
-def _planned(run: RunSettings, folders: list[Path], speed: float) -> PlannedRun:
+def _planned(run: RunSettings, folders: list[Path], speed: float, plain_scan: float | None) -> PlannedRun:
     images = training_images(run)
     trained = sum((folder / MODEL).exists() for folder in folders)
     shares = [_share_left(folder) for folder in folders]
-    hours = None if images is None else training_hours(run, images, speed)
+    hours = None if images is None else training_hours(run, images, speed, plain_scan)
     return PlannedRun(
         run.dataset,
         run.run,
-        run.training.epochs,
+        epochs_of(run),
         images,
         len(folders),
         trained,
@@ -104,8 +107,8 @@ def _share_left(folder: Path) -> float:
         return 0.0
     try:
         progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        return 1 - progress["step"] / progress["steps"]
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return 1 - (progress["step"] / progress["steps"] if progress["steps"] else progress["prepared"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 1.0
 
 
@@ -124,9 +127,10 @@ def _feature_bytes(settings: Settings, runs: Iterable[PlannedRun]) -> Iterator[f
         if run.images is None or key in seen or not METHODS[model.method].caches_features or model.method != "omni-ad":
             continue
         seen.add(key)
-        widening = 4 if model.encoder in ("resnet50", "wide_resnet50_2") else 1
-        # Maps of C, 2C and 4C channels at 1/4, 1/8 and 1/16 of the side: (1 + 2/4 + 4/16) C values a position.
-        values = 1.75 * model.encoder_width * widening * (settings.data.image_size / 4) ** 2
+        with torch.device("meta"):
+            channels = make_encoder(model.encoder, model.encoder_width).channels[-3:]
+        sides = [settings.data.image_size / stride for stride in (4, 8, 16)]
+        values = sum(count * side**2 for count, side in zip(channels, sides, strict=True))
         size = BYTES_PER_FEATURE * values * run.images
         folder = resolved.pack_folder / "features"
         if size <= resolved.training.cache_gib * 2**30 and not folder.is_dir():

@@ -20,7 +20,7 @@ from omniad.config import PretrainSettings
 from omniad.data.packs import normalise
 from omniad.files import atomic_write
 from omniad.miniature.collages import collages, materials
-from omniad.models.efficientnet import make_encoder
+from omniad.models.any_encoder import make_encoder
 from omniad.models.encoder import FrozenEncoder
 
 LEARNING_RATE = 5e-3

@@ -25,7 +25,8 @@ class Progress:
     """Tells how far a training is.
 
     progress.json: epoch (whole ones done), epochs, step (of all epochs), steps, loss (of the last whole epoch, else of
-    the last step), seconds_per_epoch, left_s (about), host, pid, started, updated (UTC, ISO 8601).
+    the last step), seconds_per_epoch, left_s (about), prepared (share of what `Method.prepare` does; null where it does
+    nothing), host, pid, started, updated (UTC, ISO 8601).
     """
 
     def __init__(self, file: Path, title: str, epochs: int, steps_per_epoch: int, position: Position):
@@ -36,10 +37,16 @@ class Progress:
             total=epochs * steps_per_epoch, initial=done, desc=title, unit="step", disable=not sys.stderr.isatty()
         )
         self._first, self._since = done, time.monotonic()
+        self._prepared: float | None = None
         self._written = 0.0
 
     def due(self) -> bool:
         return time.monotonic() - self._written >= WRITE_EVERY_S
+
+    def preparing(self, share: float) -> None:
+        """How much of `Method.prepare` is done; steps are timed from here on."""
+        self._prepared, self._since = share, time.monotonic()
+        self.bar.set_postfix(prepared=f"{share:.0%}")
 
     def write(self) -> None:
         self._written = time.monotonic()
@@ -55,6 +62,7 @@ class Progress:
             "loss": history[-1]["loss"] if history else losses[-1].item() if losses else None,
             "seconds_per_epoch": seconds and round(seconds * self.steps_per_epoch, 3),
             "left_s": seconds and round(seconds * (total - done), 1),
+            "prepared": self._prepared and round(self._prepared, 4),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": position.started,

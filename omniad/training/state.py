@@ -41,9 +41,12 @@ class Position:
     losses: list[Tensor] = field(default_factory=list)  # of the open epoch's steps
     norms: list[Tensor] = field(default_factory=list)  # of their gradients
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # rows of epochs.csv
+    prepared: bool = False  # `Method.prepare` is done
+    kept: Mapping[str, Tensor] = field(default_factory=dict)  # what it would go on from
     started: str = ""
     seconds: float = 0.0  # spent in the open epoch
-    wall_s: float = 0.0  # of all processes that worked on this training; so are the next two
+    wall_s: float = 0.0  # of all processes that worked on this training; so are the next three
+    preparing_s: float = 0.0
     saving_s: float = 0.0
     waiting_s: float = 0.0
     energy_j: float = 0.0  # of the GPU, where it has a counter

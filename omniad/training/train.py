@@ -26,13 +26,14 @@ from omniad.runs.artifacts import write_history
 from omniad.runs.files import CONFIG, LOCK, MODEL, STATE
 from omniad.runs.provenance import commit, hardware, peak_memory_mib, save_run_settings, versions, write_provenance
 from omniad.training import TRAINING_VERSION
+from omniad.training.cost import refuse_plain_scan
 from omniad.training.loop import Training
 from omniad.training.precision import arithmetic
 from omniad.training.signals import stop_signals
 from omniad.training.state import StateFolder, fingerprint
 
 
-def train(settings: RunSettings, seed: int, out: Path, device: torch.device | None = None) -> None:
+def train(settings: RunSettings, seed: int, out: Path, device: torch.device | None = None, force: bool = False) -> None:
     """Train one run and write its folder: config.yaml, model.safetensors, history.csv, provenance.json.
 
     Goes on from `out/state` when that is of the same training; a finished one's files are written again from it.
@@ -41,14 +42,17 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
         settings: the resolved run; its pack must exist (`omniad pack`).
         seed: of the weights, the order of the images and the jitter.
         out: the run folder, locked meanwhile.
+        force: train MambaAD even where its scan takes days (see `cost.refuse_plain_scan`).
 
     Raises:
         UserError: pack or weights are missing, another process trains there, the loss is not finite, memory does not
-            suffice, the folder cannot be written.
+            suffice, the folder cannot be written, MambaAD's scan would take days.
         SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
     clock, device = time.monotonic(), device or pick_device()
     pack = open_pack(settings.pack_folder)
+    if not force:
+        refuse_plain_scan(settings, pack.index["split"].tolist().count("train"), device)
     torch.manual_seed(seed)
     model, weights = _prepare_model(settings, seed, device)
     exact = arithmetic("fp32", device)  # but for the steps themselves

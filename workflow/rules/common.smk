@@ -16,7 +16,7 @@ from omniad.training import TRAINING_VERSION
 
 
 def typed(value):
-    """A value of `--config KEY=VALUE` as YAML means it: Snakemake hands over what is inside brackets as text."""
+    """A value of `--config KEY=VALUE` as YAML: Snakemake passes what is inside brackets as text."""
     if isinstance(value, dict):
         return {key: typed(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -68,7 +68,7 @@ def threads_of_a_place(wildcards):
 
 
 def at_most_default(minutes):
-    """No job asks for more time than the profile's default: a training that needs more goes on in its next attempt."""
+    """No job asks for more time than the profile's default: a training that needs more resumes in its next attempt."""
     default = default_runtime()
     return minutes if default is None else min(minutes, default)
 
@@ -80,7 +80,7 @@ wildcard_constraints:
 
 
 def digest(text):
-    """A short stand-in for a long parameter: Snakemake prints the old and the new value of one that changed."""
+    """A short substitute for a long parameter: Snakemake prints the old and the new value when one changes."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

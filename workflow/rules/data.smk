@@ -1,6 +1,6 @@
 # From an address to packed arrays. A user's own archives, folders and weights are never declared as output, because
 # Snakemake deletes those before it makes them; small stamps stand for them.
-from omniad.data.weights import KNOWN_WEIGHTS, weights_paths
+from omniad.data.weights import weight_files, weights_paths
 
 
 localrules:

@@ -10,19 +10,19 @@ localrules:
 
 
 def shown_runs(wildcards):
-    """The evaluations that the targets a person typed need; other finished runs are shown as they are."""
+    """The evaluations that the typed targets need; other finished runs are shown as they are."""
     return sorted({file for target in typed_targets() for file in evaluations(target)})
 
 
 def found_runs(wildcards):
-    """The other runs that are there. Their dates are a parameter, not an input: the report must not train them again."""
+    """The other finished runs. Their dates are a parameter, not an input: the report must not retrain them."""
     shown = set(shown_runs(wildcards))
     found = [folder / files.METRICS for folder in evaluated_folders(RESULTS)]
     return sorted((str(file), file.stat().st_mtime_ns) for file in found if str(file) not in shown)
 
 
 def reporting_digest():
-    """Of the reporting code and of what the paper prints: an edit there makes the report anew, and only the report."""
+    """Digest of the reporting code and the printed numbers: an edit there remakes the report, and only the report."""
     folders = [Path(omniad.__file__).parent / "reporting", CONFIG_FOLDER / "paper"]
     endings = (".py", ".j2", ".css", ".js", ".csv", ".yaml")
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in endings)

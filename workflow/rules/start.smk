@@ -1,6 +1,6 @@
-# Before the first job: is everything there, what will it cost, and the whole configuration in one file for all commands.
-# This runs under Snakemake's lock and not in a dry run, so that a second call with other settings can't change the
-# configuration of a workflow that is running.
+# Before the first job: check that everything is there, say what it will cost, and write the configuration's snapshot for
+# all commands. This runs under Snakemake's lock and not in a dry run, so a second call with other settings can't change
+# the configuration of a running workflow.
 from collections import Counter
 from difflib import get_close_matches
 
@@ -10,7 +10,7 @@ from omniad.slurm import cancel_leftovers, step_name
 
 
 def cpu_warning(jobs):
-    """What training without a GPU means; with an estimate where the data sets are the real ones."""
+    """A warning about training without a GPU, with an estimate for real data sets."""
     text = f"No GPU: {len(jobs)} trainings run on the CPU, {PLACES} at a time."
     hours = 0.0
     for (dataset, run), seeds in Counter((job.wildcards.dataset, job.wildcards.run) for job in jobs).items():
@@ -46,7 +46,7 @@ onstart:
     if on_cluster():
         steps = {step_name(job.rule.name, *job.wildcards) for job in waiting}
         for left in cancel_leftovers(Path.cwd(), steps):
-            print(f"Slurm job {left.id} of an earlier, killed call is ended: {left.step}", file=sys.stderr)
+            print(f"Slurm job {left.id} left by an earlier, killed call: cancelled ({left.step})", file=sys.stderr)
     with atomic_write(CONFIG) as file:
         file.write(snapshot_text(settings))
 
@@ -55,11 +55,11 @@ def no_such_target(wildcards):
     names = sorted({"all", "complexity", "data", "report", *TARGETS})
     close = get_close_matches(wildcards.target, names, 1)
     guess = f" (did you mean {close[0]}?)" if close else ""
-    print(f"there is no target '{wildcards.target}'{guess}; there is: {', '.join(names)}", file=sys.stderr)
+    print(f"unknown target '{wildcards.target}'{guess}; choose from: {', '.join(names)}", file=sys.stderr)
     raise SystemExit(1)  # an error would come with Snakemake's traceback around it
 
 
-# What a person types is a rule's name; a name without a rule comes here, as if it were a file.
+# A typed target is a rule's name; a name without a rule ends up here, as if it were a file.
 rule unknown_target:
     input:
         no_such_target,

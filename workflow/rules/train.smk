@@ -4,16 +4,16 @@ from omniad.job_size import memory_mb, training_minutes
 
 
 def weights_input(wildcards):
-    """A miniature's encoder is pretrained, known weights are fetched; any other file is the user's own."""
+    """A miniature's encoder is pretrained, published weights are fetched; the rest is a package's or the user's own."""
     model = settings_of(wildcards).model
     if model.encoder_weights == "miniature":
         return f"{settings.data.weights}/{model.encoder}-{model.encoder_width}-miniature.safetensors"
-    if model.encoder_weights in KNOWN_WEIGHTS:
-        try:
-            return [f"{PREPARED}/weights/{path.name}.json" for path in weights_paths(model, settings.data)]
-        except UserError as error:
-            raise WorkflowError(str(error)) from None
-    return []
+    try:
+        paths = weights_paths(model, settings.data)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    fetched = {file.path for file in weight_files(settings.data).values()}
+    return [f"{PREPARED}/weights/{path.name}.json" for path in paths if path in fetched]
 
 
 rule train:

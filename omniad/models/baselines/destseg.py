@@ -32,6 +32,7 @@ class DeSTSeg(Method):
     """Frozen teacher, denoising student, segmentation network."""
 
     caches_features = False  # every step plants new defects into the images
+    same_every_step = False  # and trains one network after the other
 
     def __init__(self, settings: ModelSettings):
         super().__init__(settings)
@@ -49,10 +50,14 @@ class DeSTSeg(Method):
         """The images themselves: defects are planted into them in training."""
         return [images]
 
+    def draw(self, training: TrainingSettings, images: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """The images with defects planted into them, and the defects' masks (B, 1, H, W)."""
+        return list(plant_defects(images, training.textures, generator))
+
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float = 0.0) -> Tensor:
         """First the student's loss, then the segmentation network's; the other one's statistics rest."""
-        (images,) = features
-        damaged, masks = plant_defects(images, training.textures)
+        images, *drawn = features
+        damaged, masks = drawn or plant_defects(images, training.textures)
         student_first = progress < STUDENT_SHARE
         self.student.train(self.training and student_first)
         self.segmentation.train(self.training and not student_first)

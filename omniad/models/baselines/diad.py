@@ -43,6 +43,8 @@ POOL, POOLINGS = 8, 8  # an image's score is its map's maximum after so many mea
 class DiAD(Method):
     """Frozen ResNet for the map; autoencoder; diffusion model whose encoder is frozen; guiding network."""
 
+    same_every_step = False  # two stages
+
     prompt: Tensor
     """What the text encoder makes of an empty text, (77, 768): the only prompt there is, a constant."""
 

@@ -37,6 +37,9 @@ TOP_SHARE = 0.01  # of the pixels that make an image's score
 class Dinomaly(Method):
     """Frozen DINOv2; noisy bottleneck (dropout); decoder with linear attention."""
 
+    same_every_step = False  # the share of mined points grows
+    encoder: DinoV2
+
     def __init__(self, settings: ModelSettings):
         super().__init__(settings)
         if settings.jitter > 1:

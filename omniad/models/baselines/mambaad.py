@@ -2,8 +2,7 @@
 
 Source: He et al., "MambaAD: Exploring State Space Models for Multi-class Unsupervised Anomaly Detection", NeurIPS 2024.
 
-Deviations: the scan is plain PyTorch (`selective_scan.py`), or the mamba-ssm kernel where that is installed, which was
-never tried here. Grids whose sides are no powers of two are scanned in the order of the next larger curve. Encoder
+Deviations: grids whose sides are no powers of two are scanned in the order of the next larger curve. Encoder
 weights are torchvision's. That the InstanceNorms and the HSS blocks' two linear layers have weights and biases is a fit
 to the published number of parameters, not documented.
 """
@@ -11,6 +10,7 @@ to the published number of parameters, not documented.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -20,10 +20,10 @@ from torchvision.ops import StochasticDepth
 
 from omniad.config import ModelSettings, TrainingSettings
 from omniad.models.anomaly_map import cosine_maps
+from omniad.models.any_encoder import make_encoder
 from omniad.models.baselines.hilbert import hilbert_order
-from omniad.models.baselines.selective_scan import selective_scan
-from omniad.models.decoder import PatchExpand
-from omniad.models.encoder import Encoder
+from omniad.models.baselines.selective_scan import scan_in_orders
+from omniad.models.decoder import PatchExpand, restoration, stage_widths
 from omniad.models.method import Method
 from omniad.models.neck import Neck
 from omniad.models.omniad import reconstruction_loss
@@ -40,34 +40,36 @@ class MambaAD(Method):
 
     def __init__(self, settings: ModelSettings):
         super().__init__(settings)
-        self.encoder = Encoder(settings.encoder, settings.encoder_width)
-        c1, c2, c3 = self.encoder.channels
-        self.neck = Neck(self.encoder.channels, inner=2 * c3 // 4)
+        self.encoder = make_encoder(settings.encoder, settings.encoder_width)
+        channels = self.encoder.channels[-3:]
+        widths = stage_widths(settings, channels)
+        self.neck = Neck(channels, inner=2 * channels[2] // 4, width=widths[0])
         rates = torch.linspace(DROP_PATH, 0, sum(settings.depths), device="cpu").tolist()
         self.decoder = nn.ModuleList()
-        for stage, (width, depth) in enumerate(zip((2 * c3, c3, c2, c1), settings.depths, strict=True)):
-            expand = PatchExpand(2 * width) if stage else nn.Identity()
+        for stage, (width, depth) in enumerate(zip(widths, settings.depths, strict=True)):
+            expand = PatchExpand(widths[stage - 1], width) if stage else nn.Identity()
             drops, rates = rates[:depth], rates[depth:]
             self.decoder.append(nn.Sequential(expand, *_modules(width, drops)))
         self.decoder.apply(_initialise)
+        self.restore = restoration(widths, channels)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images (B, 3, H, W) -> features, reconstructions; finest first."""
-        features = self.encoder(images)
+        features = self.encode(images)
         return features, self.reconstruct(features)
 
     def reconstruct(self, features: list[Tensor]) -> list[Tensor]:
         """Features, finest first -> reconstructions of the same shapes."""
-        x = self.neck(features)  # (B, 8C, H/32, W/32)
+        x = self.neck(features)  # (B, widths[0], H/32, W/32)
         outputs = []
         for stage in self.decoder:
             x = stage(x)
             outputs.append(x)
-        return outputs[:0:-1]
+        return self.restore(outputs[:0:-1])
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The encoder's maps at 1/4, 1/8, 1/16."""
-        return self.encoder(images)
+        return self.encoder(images)[-3:]
 
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float = 0.0) -> Tensor:
         """Five times the mean squared errors of the three scales."""
@@ -145,20 +147,34 @@ class HSSBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, h, w, D)."""
         inner, gate = self.inputs(self.norm(x)).chunk(2, dim=-1)  # (B, h, w, 2D) each
-        inner = F.silu(self.conv(inner.permute(0, 3, 1, 2)))  # (B, 2D, h, w)
-        scanned = self.out_norm(self._scan(inner).permute(0, 2, 3, 1))
+        inner = F.silu(self.conv(inner.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        scanned = self.out_norm(self._scan(inner))
         return x + self.drop_path(self.output(scanned * F.silu(gate)))
 
     def _scan(self, x: Tensor) -> Tensor:
-        """The sum of the scans in all directions, (B, D, h, w) -> (B, D, h, w)."""
-        orders = scan_orders(x.shape[2], x.shape[3]).to(x.device)  # (K, L)
-        u = x.flatten(2)[..., orders].transpose(1, 2)  # (B, K, D, L)
-        projected = torch.matmul(self.parameters_of_steps, u)
-        step, b, c = projected.split([self.rank, STATES, STATES], dim=2)
-        delta = torch.matmul(self.step_weight, step) + self.step_bias[..., None]
-        y = selective_scan(u, delta, -self.log_decay.exp(), b, c, self.skip)  # (B, K, D, L)
-        back = torch.argsort(orders, dim=1)[None, :, None].expand_as(y)
-        return y.gather(3, back).sum(dim=1).view_as(x)
+        """The sum of the scans in all directions, (B, h, w, D) -> (B, h, w, D).
+
+        Steps, B and C belong to a position, whatever the order: they are computed before anything is put in order.
+        """
+        tokens = x.flatten(1, 2)  # (B, L, D)
+        projected = F.linear(tokens, self.parameters_of_steps.flatten(0, 1)).unflatten(2, (DIRECTIONS, -1))
+        step, bc = projected.split([self.rank, 2 * STATES], dim=3)  # (B, L, K, .)
+        delta = torch.matmul(step.permute(2, 0, 1, 3).flatten(1, 2), self.step_weight.transpose(1, 2))
+        delta = delta.unflatten(1, tokens.shape[:2])  # (K, B, L, D)
+        orders = _orders_on(x.device, x.shape[1], x.shape[2])
+        y = scan_in_orders(tokens, delta, self.step_bias, -self.log_decay.exp(), bc, orders)
+        return (y + self.skip.sum(0) * tokens).view_as(x)
+
+
+def _orders_on(device: torch.device, height: int, width: int) -> Tensor:
+    """`scan_orders` on a device; a GPU's are kept there, because a step that copied them would wait for the copy."""
+    return _orders_on_gpu(device, height, width) if device.type == "cuda" else scan_orders(height, width).to(device)
+
+
+@lru_cache(maxsize=16)
+def _orders_on_gpu(device: torch.device, height: int, width: int) -> Tensor:
+    with torch.inference_mode(False):  # training may come after an evaluation
+        return scan_orders(height, width).to(device)
 
 
 def scan_orders(height: int, width: int) -> Tensor:
@@ -171,6 +187,17 @@ def scan_orders(height: int, width: int) -> Tensor:
     for grid in (places, places.T, places.rot90(), places.rot90().T):
         orders.append(grid.flatten()[hilbert_order(*grid.shape)])
     return torch.stack([*orders, *(order.flip(0) for order in orders)])
+
+
+def state_updates(settings: ModelSettings, image_size: int) -> int:
+    """Steps of single states that the decoder's scans take for one image: its cost that published counts leave out."""
+    with torch.device("meta"):
+        decoder = MambaAD(settings).decoder
+    updates = 0
+    for number, stage in enumerate(decoder):
+        positions = (image_size // 32 << number) ** 2
+        updates += sum(b.log_decay.numel() * positions for b in stage.modules() if isinstance(b, HSSBlock))
+    return updates
 
 
 def _initialise(module: nn.Module) -> None:

@@ -19,7 +19,10 @@ LARGEST_FREQUENCY = 5  # cells along a side: 2^0 ... 2^5, drawn for rows and col
 LARGEST_OPACITY = 0.8  # of the original image inside a defect
 
 
-def plant_defects(images: Tensor, textures: str) -> tuple[Tensor, Tensor]:
+Draws = torch.Generator | None  # what draws come from; None is torch's global generator
+
+
+def plant_defects(images: Tensor, textures: str, generator: Draws = None) -> tuple[Tensor, Tensor]:
     """Images with a synthetic defect each, and masks of the defects (B, 1, H, W) of 0 and 1; drawn on the CPU.
 
     Args:
@@ -27,31 +30,34 @@ def plant_defects(images: Tensor, textures: str) -> tuple[Tensor, Tensor]:
         textures: folder of texture images (DTD's); "" takes other images of the batch, mirrored and shifted.
     """
     count, size = len(images), (images.shape[2], images.shape[3])
-    masks = torch.stack([perlin_noise(size) > THRESHOLD for _ in range(count)])[:, None].to(images)
-    sources = textures_of_folder(textures, count, size).to(images) if textures else textures_of_batch(images)
-    opacity = (torch.rand(count, 1, 1, 1) * LARGEST_OPACITY).to(images)
+    masks = torch.stack([perlin_noise(size, generator) > THRESHOLD for _ in range(count)])[:, None].to(images)
+    if textures:
+        sources = textures_of_folder(textures, count, size, generator).to(images)
+    else:
+        sources = textures_of_batch(images, generator)
+    opacity = (torch.rand(count, 1, 1, 1, generator=generator) * LARGEST_OPACITY).to(images)
     return torch.where(masks > 0, opacity * images + (1 - opacity) * sources, images), masks
 
 
-def textures_of_batch(images: Tensor) -> Tensor:
+def textures_of_batch(images: Tensor, generator: Draws = None) -> Tensor:
     """For every image another one of the batch, mirrored and shifted at random: (B, 3, H, W)."""
-    partners = images.roll(1 + int(torch.randint(max(1, len(images) - 1), ())), dims=0)
+    partners = images.roll(1 + int(torch.randint(max(1, len(images) - 1), (), generator=generator)), dims=0)
     textures = []
     for image in partners:
-        flips = [axis for axis in (1, 2) if torch.rand(()) < 0.5]
-        shifts = [int(torch.randint(side, ())) for side in image.shape[1:]]
+        flips = [axis for axis in (1, 2) if torch.rand((), generator=generator) < 0.5]
+        shifts = [int(torch.randint(side, (), generator=generator)) for side in image.shape[1:]]
         textures.append(image.flip(flips).roll(shifts, dims=(1, 2)))
     return torch.stack(textures)
 
 
-def textures_of_folder(folder: str, count: int, size: tuple[int, int]) -> Tensor:
+def textures_of_folder(folder: str, count: int, size: tuple[int, int], generator: Draws = None) -> Tensor:
     """Images drawn from a folder, resized and normalised: (count, 3, H, W).
 
     Raises:
         UserError: there are none.
     """
     files = _image_files(folder)
-    picked = [files[int(torch.randint(len(files), ()))] for _ in range(count)]
+    picked = [files[int(torch.randint(len(files), (), generator=generator))] for _ in range(count)]
     shape = (size[1], size[0])
     arrays = [np.asarray(Image.open(file).convert("RGB").resize(shape, Image.Resampling.BILINEAR)) for file in picked]
     return normalise(np.stack(arrays))
@@ -65,10 +71,10 @@ def _image_files(folder: str) -> list[Path]:
     return files
 
 
-def perlin_noise(size: tuple[int, int]) -> Tensor:
+def perlin_noise(size: tuple[int, int], generator: Draws = None) -> Tensor:
     """Perlin noise in about [-1, 1] on the CPU, (H, W), of random gradients and random frequencies along both axes."""
-    cells = [2 ** int(torch.randint(LARGEST_FREQUENCY + 1, ())) for _ in size]
-    angles = 2 * math.pi * torch.rand(cells[0] + 1, cells[1] + 1)
+    cells = [2 ** int(torch.randint(LARGEST_FREQUENCY + 1, (), generator=generator)) for _ in size]
+    angles = 2 * math.pi * torch.rand(cells[0] + 1, cells[1] + 1, generator=generator)
     return noise_of_gradients(torch.stack([angles.sin(), angles.cos()]), size)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from omniad.config import ModelSettings, TrainingSettings
 from omniad.models.anomaly_map import smooth
+from omniad.models.any_encoder import make_encoder
 from omniad.models.baselines.attention import Attention, fit_grid, neighbourhood
-from omniad.models.efficientnet import EfficientNetEncoder
 from omniad.models.method import Method
 from omniad.models.neck import jitter
 
@@ -33,7 +33,7 @@ class RLR(Method):
 
     def __init__(self, settings: ModelSettings):
         super().__init__(settings)
-        self.encoder = EfficientNetEncoder(settings.encoder, settings.encoder_width)
+        self.encoder = make_encoder(settings.encoder, settings.encoder_width)
         channels = self.encoder.channels[-len(LEVELS) :]
         self.levels = nn.ModuleList(
             ReferenceTransformer(count, *level) for count, level in zip(channels, LEVELS, strict=True)

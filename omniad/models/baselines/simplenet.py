@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings, TrainingSettings
-from omniad.models.encoder import ARCHITECTURES, Encoder, resnet_layer
+from omniad.models.any_encoder import make_encoder
+from omniad.models.encoder import ARCHITECTURES, resnet_layer
 from omniad.models.method import Method
 
 PATCH = 3  # a patch feature is the mean over 3x3 positions
@@ -27,13 +28,12 @@ DISCRIMINATOR_RATE = 2.0  # its learning rate in the projection's
 
 
 class SimpleNet(Method):
-    """Frozen encoder, patch features from its layers 2 and 3, a linear projection and a discriminator."""
+    """Frozen encoder, patch features at 1/8 and 1/16, a linear projection and a discriminator."""
 
     def __init__(self, settings: ModelSettings):
         super().__init__(settings)
-        self.encoder = Encoder(settings.encoder, settings.encoder_width)
-        _, c2, c3 = self.encoder.channels
-        self.width = c2 + c3  # 1536 for a WideResNet-50-2
+        self.encoder = make_encoder(settings.encoder, settings.encoder_width)
+        self.width = sum(self.encoder.channels[-2:])  # 1536 for a WideResNet-50-2
         self.projection = nn.Linear(self.width, self.width)
         self.discriminator = Discriminator(self.width)
         for part in (self.projection, self.discriminator):
@@ -45,7 +45,7 @@ class SimpleNet(Method):
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The encoder's maps at 1/8 and 1/16."""
-        return self.encoder(images)[1:]
+        return self.encoder(images)[-2:]
 
     def score(self, features: list[Tensor]) -> Tensor:
         """What `encode` gives -> minus the discriminator's output at every patch (B, h, w)."""
@@ -74,7 +74,9 @@ class SimpleNet(Method):
         return [projection, discriminator]
 
     def never_run(self) -> Sequence[nn.Module]:
-        """The encoder's layer 4 and its classifier: the published count has them."""
+        """A ResNet's layer 4 and its classifier: the published count has them."""
+        if self.settings.encoder not in ARCHITECTURES:
+            return []
         block, _, base_width = ARCHITECTURES[self.settings.encoder]
         planes = 8 * self.settings.encoder_width
         layer4 = resnet_layer(block, 3, self.encoder.channels[2], planes, stride=2, base_width=base_width)

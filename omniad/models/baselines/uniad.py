@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings, TrainingSettings
+from omniad.models.any_encoder import make_encoder
 from omniad.models.baselines.attention import Attention, fit_grid, neighbourhood
-from omniad.models.efficientnet import LEVELS, EfficientNetEncoder, stage, stage_configs
+from omniad.models.efficientnet import EFFICIENTNETS, LEVELS, stage, stage_configs
 from omniad.models.method import Method
 from omniad.models.neck import jitter
 
@@ -32,7 +33,7 @@ class UniAD(Method):
 
     def __init__(self, settings: ModelSettings):
         super().__init__(settings)
-        self.encoder = EfficientNetEncoder(settings.encoder, settings.encoder_width)
+        self.encoder = make_encoder(settings.encoder, settings.encoder_width)
         channels = sum(self.encoder.channels)
         self.embed, self.restore = nn.Linear(channels, WIDTH), nn.Linear(WIDTH, channels)
         self.rows, self.columns = (nn.Parameter(torch.rand(GRID, WIDTH // 2)) for _ in range(2))
@@ -95,7 +96,9 @@ class UniAD(Method):
         return [torch.optim.AdamW(trainable, training.learning_rate, weight_decay=training.weight_decay)]
 
     def never_run(self) -> Sequence[nn.Module]:
-        """The encoder's last two stages: the published count has them."""
+        """An EfficientNet's last two stages: the published count has them."""
+        if self.settings.encoder not in EFFICIENTNETS:
+            return []
         configs = stage_configs(self.settings.encoder, self.settings.encoder_width)[LEVELS[-1] :]
         return [stage(config, nn.BatchNorm2d) for config in configs]
 
