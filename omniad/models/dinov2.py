@@ -48,7 +48,7 @@ class DinoV2(FrozenEncoder):
     def tokens(self, images: Tensor) -> list[Tensor]:
         """(B, 3, 14 h, 14 w) -> after each of the blocks 2 to 9 (B, 5 + h w, D): class, registers, patches by row."""
         patches = self.patch_embed["proj"](images)  # (B, D, h, w)
-        height, width = patches.shape[2:]
+        height, width = map(int, patches.shape[2:])
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         x = x + self.positions(height, width)
         x = torch.cat([x[:, :1], self.register_tokens.expand(len(images), -1, -1), x[:, 1:]], dim=1)
