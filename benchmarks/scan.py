@@ -21,8 +21,8 @@ from omniad.config import ModelSettings, TrainingSettings
 from omniad.models import build_model
 from omniad.models.baselines import selective_scan_triton
 from omniad.models.baselines.selective_scan import scan_in_orders
+from omniad.models.precision import arithmetic
 from omniad.training.loop import train_step
-from omniad.training.precision import arithmetic
 
 NAMES = ("y", "x", "delta", "bias", "a", "bc")
 # (B, K, P, D, N): lengths and widths that no block divides, single ones, one longer than a block's sum is exact

@@ -27,10 +27,11 @@ from plain import default_model, plain_step
 from omniad.config import ModelSettings, TrainingSettings
 from omniad.data.packs import Pack, normalise
 from omniad.models.complexity import complexity_by_part
+from omniad.models.precision import arithmetic
 from omniad.runs.provenance import hardware, versions
+from omniad.training.compiling import compile_blocks
 from omniad.training.features import TrainingFeatures
 from omniad.training.loop import train_step
-from omniad.training.precision import arithmetic, compile_blocks
 from omniad.training.state import Position, StateFolder, capture
 
 SIZE = 256

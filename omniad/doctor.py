@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from omniad.config import ModelSettings, Settings, SourceSettings, run_settings
+from omniad.config import ModelSettings, RunSettings, Settings, SourceSettings, run_settings
 from omniad.data.counts import differences, expected_counts
 from omniad.data.layouts import READERS
 from omniad.data.preflight import full_disks
@@ -54,6 +54,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for name, source in settings.sources.items():
         yield _data_set(name, source)
     yield from _weights(settings)
+    yield from _textures(settings)
 
 
 def _python() -> Finding:
@@ -167,7 +168,7 @@ def _weights(settings: Settings) -> Iterator[Finding]:
     """Each file of weights that a configured run needs, found and verified."""
     known = {file.path for file in weight_files(settings.data).values()}
     wanted: dict[Path, ModelSettings] = {}
-    for model in _models(settings):
+    for model in [settings.model, *(run.model for run in _runs(settings))]:
         for path in weights_paths(model, settings.data):
             wanted.setdefault(path, model)
     for path, model in wanted.items():
@@ -183,9 +184,22 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             yield Finding("weights", "ok", f"{path}, {path.stat().st_size / 1e6:.0f} MB")
 
 
-def _models(settings: Settings) -> Iterator[ModelSettings]:
-    yield settings.model
+def _textures(settings: Settings) -> Iterator[Finding]:
+    """Each folder of textures that a configured run takes its defects from."""
+    names = {Path(download.folder): name for name, download in settings.downloads.items()}
+    for folder in sorted({Path(run.training.textures) for run in _runs(settings) if run.training.textures}):
+        how = (
+            f"`omniad fetch {names[folder]}`, `omniad extract {names[folder]}`" if folder in names else "put them there"
+        )
+        if has_files(folder):
+            yield Finding("textures", "ok", f"{folder}/")
+        else:
+            yield Finding("textures", "missing", f"no images in {folder}/: {how}")
+
+
+def _runs(settings: Settings) -> Iterator[RunSettings]:
+    """Every configured run on every data set."""
     if settings.sources:
         for dataset in settings.datasets:
             for run in settings.runs:
-                yield run_settings(settings, dataset, run).model
+                yield run_settings(settings, dataset, run)

@@ -14,7 +14,7 @@ CASES = {
         {"method": "rd4ad", "encoder": "wide_resnet50_2", "encoder_width": 8}, {"learning_rate": 0.005}, steps=30
     ),
     "uniad": Case(
-        {"method": "uniad", "encoder": "tf_efficientnet_b4", "encoder_width": 16}, {"learning_rate": 0.0005}, steps=15
+        {"method": "uniad", "encoder": "tf_efficientnet_b4", "encoder_width": 16}, {"learning_rate": 0.0005}, steps=25
     ),
     "simplenet": Case(
         {"method": "simplenet", "encoder": "wide_resnet50_2", "encoder_width": 16},

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from omniad.config import ModelSettings, TrainingSettings
+from omniad.config import ModelSettings, TrainingSettings, load_settings, run_settings
 from omniad.errors import UserError
 from omniad.models import build_model
 from omniad.models.baselines import perlin
 from omniad.models.baselines.destseg import AtrousPyramid, DeSTSeg, likeness, segmentation_loss, student_loss
 from omniad.models.complexity import MacCounter, complexity
+from omniad.training.loop import train_step
 
 SMALL = ModelSettings(method="destseg", encoder="resnet18", encoder_width=8)
 FULL = ModelSettings(method="destseg", encoder="resnet18")
 
 
-def test_student_loss():
-    generator = torch.Generator().manual_seed(0)
-    teacher, student = ([torch.randn(2, c, s, s, generator=generator) for c, s in [(3, 4), (6, 2)]] for _ in range(2))
-    expected = 0.0
+def literal_student_loss(teacher: list[torch.Tensor], student: list[torch.Tensor]) -> torch.Tensor:
+    """As the authors': normalised features, 1 - their product, summed over everything, divided by h w."""
+    total = torch.zeros(())
     for t, s in zip(teacher, student, strict=True):
-        t, s = t.double().numpy(), s.double().numpy()
-        cosine = (t * s).sum(1) / np.sqrt((t**2).sum(1) * (s**2).sum(1))
-        expected += (1 - cosine).sum() / cosine.size
-    assert student_loss(teacher, student).item() == pytest.approx(expected, rel=1e-6)
+        t, s = (x / ((x**2).sum(dim=1, keepdim=True).sqrt() + 1e-12) for x in (t, s))
+        total = total + (1 - (s * t).sum(dim=1)).sum() / (t.shape[2] * t.shape[3])
+    return total
+
+
+def literal_segmentation_loss(probability: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    masks = F.interpolate(masks, size=probability.shape[2:], mode="bilinear", align_corners=False)
+    masks = torch.where(masks < 0.5, torch.zeros_like(masks), torch.ones_like(masks))
+    cross_entropy = F.binary_cross_entropy(probability, masks, reduction="none")
+    right = probability * masks + (1 - probability) * (1 - masks)
+    return (cross_entropy * (1 - right) ** 4).mean() + F.l1_loss(probability, masks)
+
+
+def test_student_loss_sums_over_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = ([torch.randn(32, c, s, s, generator=generator) for c, s in [(3, 4), (6, 2)]] for _ in range(2))
+    found = student_loss(teacher, student)
+    torch.testing.assert_close(found, literal_student_loss(teacher, student))
+    halves = [
+        student_loss([t[part] for t in teacher], [s[part] for s in student]) for part in (slice(16), slice(16, 32))
+    ]
+    torch.testing.assert_close(found, sum(halves))
 
 
 def test_segmentation_loss_is_focal_plus_absolute_error():
@@ -39,6 +60,65 @@ def test_segmentation_loss_is_focal_plus_absolute_error():
     right = [0.9, 0.8, 0.6, 0.3]
     expected = np.mean([-((1 - p) ** 4) * math.log(p) + (1 - p) for p in right])
     assert segmentation_loss(probability, masks).item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(segmentation_loss(probability, masks), literal_segmentation_loss(probability, masks))
+    wrong = torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])  # the logarithm ends at -100
+    torch.testing.assert_close(segmentation_loss(*wrong), literal_segmentation_loss(*wrong), rtol=1e-3, atol=0)
+
+
+def test_steps_of_both_phases_are_the_authors():
+    """Two SGDs, of which the phase's own one steps; rates 0.4, and 0.1 and 0.01 for the segmentation's two parts."""
+    torch.manual_seed(0)
+    model = DeSTSeg(SMALL).double().train()
+    literal = copy.deepcopy(model)
+    run = run_settings(load_settings(), "mvtec", "destseg").training.model_copy(update={"textures": ""})
+    optimizers = model.make_optimizers(run)
+    student, parts = literal.student, literal.segmentation
+    groups = [{"params": parts.residual.parameters(), "lr": 0.1}, {"params": parts.head.parameters(), "lr": 0.01}]
+    segmentation_sgd = torch.optim.SGD(groups, lr=0.001, momentum=0.9, weight_decay=1e-4)
+    student_sgd = torch.optim.SGD(student.parameters(), lr=0.4, momentum=0.9, weight_decay=1e-4)
+    images = torch.randn(4, 3, 64, 64).double()
+    for progress in (0.0, 0.1, 0.2, 0.9):
+        torch.manual_seed(1)
+        train_step(model, [images], optimizers, run, progress)
+
+        torch.manual_seed(1)
+        damaged, masks = perlin.plant_defects(images, "")
+        student.train(progress < 0.2)
+        parts.train(progress >= 0.2)
+        student_sgd.zero_grad()
+        segmentation_sgd.zero_grad()
+        teacher, found = literal.encoder(damaged), student(damaged)
+        if progress < 0.2:
+            literal_student_loss(literal.encoder(images), found).backward()
+            student_sgd.step()
+        else:
+            pairs = [-F.normalize(t) * F.normalize(s) for t, s in zip(teacher, found, strict=True)]
+            levels = [F.interpolate(x, size=pairs[0].shape[2:], mode="bilinear", align_corners=False) for x in pairs]
+            literal_segmentation_loss(parts(torch.cat(levels, dim=1)), masks).backward()
+            segmentation_sgd.step()
+    for (name, found), expected in zip(model.named_parameters(), literal.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_initial_distributions():
+    torch.manual_seed(0)
+    model: Any = DeSTSeg(FULL)
+    for convolution, fan_out in [
+        (model.student.stem[0], 49 * 64),
+        (model.student.down[2][0].conv1, 9 * 256),
+        (model.student.bottom[0].conv1, 9 * 512),
+        (model.segmentation.residual[1].conv2, 9 * 256),
+    ]:
+        assert abs(convolution.weight.mean()) < 1e-3
+        assert convolution.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
+    for convolution in (model.segmentation.head[0].fuse[0], model.segmentation.head[1]):  # PyTorch's own draw
+        bound = convolution.weight[0].numel() ** -0.5
+        assert 0.99 * bound < convolution.weight.abs().max() <= bound
+    down = [block for layer in model.student.down for block in layer]
+    up = [block for layer in (model.student.bottom, *model.student.up) for block in layer]
+    assert not any(block.bn2.weight.any() for block in down)  # timm's ResNets begin as their shortcuts
+    assert all((block.bn2.weight == 1).all() for block in up)
+    assert all((block.bn1.weight == 1).all() for block in down + up)
 
 
 def test_likeness_is_the_negated_product_of_unit_features():
@@ -57,9 +137,9 @@ def test_map_is_the_probability_and_score_its_highest_pixels(monkeypatch):
     monkeypatch.setattr(model, "forward", lambda _: probability)
     maps = model.anomaly_maps([torch.empty(0)], 20)
     np.testing.assert_allclose(maps[0, 2::5, 2::5], probability[0, 0], rtol=1e-5)
-    full = torch.rand(2, 64, 64)
-    expected = [np.sort(one.numpy().ravel())[-100:].mean() for one in full]  # 100 of 64x64
-    np.testing.assert_allclose(model.image_scores(full), expected, rtol=1e-5)
+    full = torch.rand(2, 256, 256)
+    expected = torch.sort(full.view(2, -1), dim=1, descending=True)[0][:, :100].mean(dim=1)
+    torch.testing.assert_close(model.image_scores(full), expected)
 
 
 def test_two_phases():
@@ -93,6 +173,16 @@ def test_noise_of_gradients_is_perlins():
                 weight = (fade(dy) if down else 1 - fade(dy)) * (fade(dx) if right else 1 - fade(dx))
                 value += weight * (g[0] * (dy - down) + g[1] * (dx - right))
         assert found[i, j].item() == pytest.approx(math.sqrt(2) * value, abs=1e-5)
+
+
+def test_noise_is_turned_about_its_centre():
+    noise = torch.zeros(5, 5)
+    noise[2, 4] = noise[2, 2] = 1.0
+    turned = perlin.rotated(noise, math.pi / 2)
+    torch.testing.assert_close(turned, noise.rot90(1) if turned[0, 2] > 0.5 else noise.rot90(-1), atol=1e-5, rtol=0)
+    eighth = perlin.rotated(torch.ones(64, 64), math.pi / 4)
+    assert eighth[32, 32] == pytest.approx(1)
+    assert eighth[[0, 0, -1, -1], [0, -1, 0, -1]].tolist() == [0.0] * 4  # from outside
 
 
 def test_defects_change_the_image_inside_their_mask_alone():

@@ -60,11 +60,11 @@ def test_all_that_is_missing_is_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(preflighting.shutil, "disk_usage", lambda folder: usage)
     monkeypatch.chdir(tmp_path)
     settings = load_settings()
-    runs = [run_settings(settings, "mvtec", run) for run in ("default", "released", "resnet50")]
+    runs = [run_settings(settings, "mvtec", run) for run in ("default", "default_torchvision", "resnet50", "destseg")]
     with pytest.raises(UserError) as raised:
-        preflight(settings.sources, runs, settings.data)
+        preflight(settings.sources, runs, settings.data, settings.downloads)
     told = str(raised.value)
-    assert told.startswith("7 things are missing; nothing was started.")
+    assert told.startswith("9 things are missing; nothing was started.")
     for part in (
         "1. MVTec-AD: www.mydrive.ch can't be reached. Get it from https://www.mydrive.ch/",
         "put data/archives/VisA_20220922.tar in place, or put its files into data/visa/",
@@ -73,6 +73,8 @@ def test_all_that_is_missing_is_told_at_once(tmp_path, monkeypatch):
         "resnet34-b627a593.pth: download.pytorch.org can't be reached",
         "data/weights/resnet34-43635321.pth",
         "data/weights/resnet50-0676ba61.pth",
+        "(DTD): www.robots.ox.ac.uk can't be reached. Get it from https://www.robots.ox.ac.uk/",
+        "put data/archives/dtd-r1.0.1.tar.gz in place, or put its files into data/dtd/",
         "and 1.0 GB are free",
     ):
         assert part in told

@@ -14,7 +14,7 @@ import yaml
 
 from omniad import doctor
 from omniad.cli import main
-from omniad.config import Settings, load_settings
+from omniad.config import Settings, load_settings, merge
 from omniad.miniature import write_miniature
 
 TRAIN = ["--dataset", "mvtec", "--run", "default", "--seed", "0", "--out", "run"]
@@ -77,7 +77,7 @@ def test_an_archive_that_waits_to_be_extracted_is_told(settings, tmp_path):
 
 
 def test_weights_are_missing_then_not_the_right_ones_then_verified(settings, tmp_path, monkeypatch):
-    file = tmp_path / "weights" / "resnet34-b627a593.pth"
+    file = tmp_path / "weights" / "resnet34-43635321.pth"
     assert findings(settings)["weights"].state == "missing"
     file.parent.mkdir()
     file.write_bytes(b"something else")
@@ -86,6 +86,19 @@ def test_weights_are_missing_then_not_the_right_ones_then_verified(settings, tmp
     right = hashlib.sha256(b"something else").hexdigest()[:8]
     monkeypatch.setattr("omniad.data.weights.name_hash", lambda name: right)
     assert findings(settings)["weights"].state == "ok"
+
+
+def test_textures_are_missing_then_there(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {
+        "runs": {"textured": {"training": {"textures": "dtd"}}},
+        "downloads": {"textures": {"title": "Textures", "folder": "dtd"}},
+    }
+    settings = Settings.model_validate(merge(settings.model_dump(), values))
+    found = findings(settings)["textures"]
+    assert (found.state, "`omniad fetch textures`" in found.text) == ("missing", True)
+    (tmp_path / "dtd" / "braided").mkdir(parents=True)
+    assert findings(settings)["textures"].state == "ok"
 
 
 def test_packages_that_do_not_fit_each_other_are_broken(settings, monkeypatch):
@@ -131,7 +144,7 @@ def test_what_is_missing_passes_and_what_is_broken_fails(settings, tmp_path, mon
     assert {line.split()[0] for line in lines} <= {"ok", "missing"}
     assert f"ok       torchvision: {torchvision.__version__}" in lines
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "resnet34-b627a593.pth").write_bytes(b"cut off")
+    (tmp_path / "weights" / "resnet34-43635321.pth").write_bytes(b"cut off")
     assert main(["doctor", "--config", str(overlay)]) == 1
     captured = capsys.readouterr()
     assert captured.err == "omniad: to be mended, see above: weights\n"

@@ -16,9 +16,9 @@ from omniad.errors import UserError
 from omniad.evaluation.evaluate import evaluate
 from omniad.models import build_model, load_model
 from omniad.models.omniad import reconstruction_loss
+from omniad.training.compiling import compile_blocks
 from omniad.training.features import TrainingFeatures
 from omniad.training.loop import rate_factor
-from omniad.training.precision import arithmetic, compile_blocks
 from omniad.training.state import LATEST
 from omniad.training.train import train
 
@@ -188,15 +188,3 @@ def test_without_a_compiler_blocks_stay_as_they_are(run, monkeypatch, caplog):
     monkeypatch.setenv("PATH", "")
     compile_blocks(build_model(run.model), torch.device("cpu"))
     assert "no compiler (g++) found; not compiled" in caplog.text
-
-
-def test_fp32_is_fp32_and_tf32_is_asked_for():
-    flags = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [flag.allow_tf32 for flag in flags]
-    for precision in ("fp32", "tf32", "bf16"):
-        with arithmetic(precision, torch.device("cpu")):
-            assert [flag.allow_tf32 for flag in flags] == [precision == "tf32"] * 2
-            assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == (
-                torch.bfloat16 if precision == "bf16" else torch.float32
-            )
-    assert [flag.allow_tf32 for flag in flags] == before

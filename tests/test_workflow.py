@@ -37,6 +37,16 @@ def test_a_dry_run_needs_no_data(clone):
     assert jobs(snakemake(clone, "ablations", "-n"))["train"] == 17 * 3  # 16 ablations and the default, three seeds
     assert jobs(snakemake(clone, "-n"))["train"] == 19 * 3
     assert jobs(snakemake(clone, "table1_released", "-n"))["train"] == 3 * 3
+    torchvision = snakemake(clone, "table1_default_torchvision", "-n", "--config", "seeds=[0]")
+    assert jobs(torchvision)["train"] == 3
+    assert "resnet34-b627a593.pth" in torchvision
+
+
+def test_destseg_waits_for_its_textures_and_its_variant_does_not(clone):
+    output = snakemake(clone, "table1_baselines", "-n", "--config", "seeds=[0]", "datasets=[mvtec]")
+    assert (jobs(output)["fetch"], jobs(output)["extract"]) == (2, 2)  # MVTec-AD, DTD
+    assert "data/prepared/dtd/extracted.json" in output
+    assert "fetch" not in jobs(snakemake(clone, "table1_baselines", "-n", *DEMO[:2]))
 
 
 def test_seeds_and_data_sets_can_be_chosen(clone):
@@ -114,7 +124,7 @@ def test_without_data_all_that_is_missing_is_told_and_nothing_is_left(tmp_path, 
         "huggingface.co",
     ):
         assert told in output, output
-    assert "resnet34-b627a593.pth" in output
+    assert "resnet34-43635321.pth" in output
     assert "data/weights/" in output
     assert "make demo" in output
     assert "Traceback (most recent call" not in output

@@ -12,9 +12,9 @@ from torch import Tensor
 from omniad.config import RunSettings
 from omniad.models.complexity import complexity_by_part
 from omniad.models.omniad import OmniAD
+from omniad.training.compiling import compile_blocks
 from omniad.training.cuda_graph import GraphedStep
 from omniad.training.loop import arithmetic, train_step
-from omniad.training.precision import compile_blocks
 
 from .bench import Bench, Row, feature_batches
 

@@ -17,7 +17,7 @@ def check(options: argparse.Namespace) -> None:
 
     settings = project_settings(*options.config)
     runs = [run_settings(settings, dataset, options.run) for dataset in options.dataset or settings.datasets]
-    preflight({run.dataset: run.source for run in runs}, runs, settings.data)
+    preflight({run.dataset: run.source for run in runs}, runs, settings.data, settings.downloads)
     print("Nothing is missing: everything is here or can be downloaded.")
 
 

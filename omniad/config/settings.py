@@ -103,8 +103,8 @@ class ModelSettings(Section):
         description="channels of the encoder's stem, if a ResNet; 64 is full size of any",
     )
     encoder_weights: str = Field(
-        default="imagenet",
-        description="imagenet (torchvision), timm (the released code's), dinov2, miniature, random, or a file",
+        default="timm",
+        description="timm (the released code's), imagenet (torchvision's), dinov2, miniature, random, or a file",
     )
     first_attention: Learnable = Field(default="q", description="what learnable tokens replace in the first attention")
     second_attention: Learnable = Field(default="kv", description="the same for the second; skip leaves it out")

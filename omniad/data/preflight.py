@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from omniad.config import DataSettings, RunSettings, SourceSettings
+from omniad.config import DataSettings, DownloadSettings, RunSettings, SourceSettings
 from omniad.data.counts import expected_counts
 from omniad.data.download import unreachable
 from omniad.data.hub import missing_for_hub
@@ -35,8 +35,13 @@ class _Wanted:
     obstacle: str = ""  # what stands in the way besides the network
 
 
-def preflight(sources: Mapping[str, SourceSettings], runs: Iterable[RunSettings], data: DataSettings) -> None:
-    """Check the data sets that are about to be indexed and the weights of the runs that are about to be trained.
+def preflight(
+    sources: Mapping[str, SourceSettings],
+    runs: Iterable[RunSettings],
+    data: DataSettings,
+    downloads: Mapping[str, DownloadSettings] | None = None,
+) -> None:
+    """Check the data sets that are about to be indexed, and weights and textures of the runs about to be trained.
 
     What is missing and can be fetched is no problem: its address must answer within ten seconds, the disk must have
     room, and a gated data set needs the user's token.
@@ -54,6 +59,7 @@ def preflight(sources: Mapping[str, SourceSettings], runs: Iterable[RunSettings]
     for run in runs:
         try:
             wanted += _wanted_weights(run)
+            wanted += _wanted_textures(run, downloads or {})
         except UserError as error:
             problems.append(str(error))
     wanted = list(dict.fromkeys(wanted))
@@ -74,9 +80,9 @@ def preflight(sources: Mapping[str, SourceSettings], runs: Iterable[RunSettings]
         )
 
 
-def _wanted_archives(source: SourceSettings) -> list[_Wanted]:
+def _wanted_archives(source: DownloadSettings) -> list[_Wanted]:
     """A data set's archives that are not there; none when its folder is. Raises UserError for what can't be fetched."""
-    if source.miniature or has_files(source.folder):
+    if getattr(source, "miniature", False) or has_files(source.folder):
         return []
     files = remote_files(source)
     _check_sizes(files)
@@ -109,6 +115,17 @@ def _wanted_weights(run: RunSettings) -> list[_Wanted]:
         _Wanted(file.title, file.urls, f"Get them from {file.urls[0]} and put the file at {file.path}")
         for file in files
     ]
+
+
+def _wanted_textures(run: RunSettings, downloads: Mapping[str, DownloadSettings]) -> list[_Wanted]:
+    """The download whose folder a run takes textures from, if it is not there; other folders must be."""
+    folder = Path(run.training.textures)
+    if not run.training.textures or has_files(folder):
+        return []
+    for download in downloads.values():
+        if Path(download.folder) == folder:
+            return _wanted_archives(download)
+    raise UserError(f"training.textures of run '{run.run}': {folder}/ is missing or empty; put images into it")
 
 
 def _check_sizes(files: list[RemoteFile]) -> None:

@@ -21,6 +21,7 @@ from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.models import load_model
 from omniad.models.anomaly_map import smooth
+from omniad.models.precision import arithmetic
 from omniad.parallel import in_order, usable_cores
 from omniad.runs.provenance import load_run_settings
 
@@ -97,9 +98,10 @@ class Detector:
     def compute(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Smoothed maps (B, S, S) and scores (B,), float32, of images (B, S, S, 3), uint8 RGB."""
         self.model.seed_draws(0)  # before every batch: an image's score does not depend on the images around it
-        features = self.model.encode(normalise(pixels).to(self.device))
-        maps = smooth(self.model.anomaly_maps(features, self.size), self.settings.evaluation.sigma)  # (B, S, S)
-        scores = self.model.image_scores(maps).cpu().numpy()
+        with arithmetic("fp32", self.device):
+            features = self.model.encode(normalise(pixels).to(self.device))
+            maps = smooth(self.model.anomaly_maps(features, self.size), self.settings.evaluation.sigma)  # (B, S, S)
+            scores = self.model.image_scores(maps).cpu().numpy()
         if not np.isfinite(scores).all():
             raise UserError(f"{self.run_dir}: its model gives scores that are not finite; train it anew")
         return maps.cpu().numpy(), scores

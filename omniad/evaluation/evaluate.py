@@ -37,6 +37,7 @@ from omniad.metrics.definitions import DEFINITIONS, METRICS, ClassResult, Defini
 from omniad.metrics.from_maps import evaluate_class
 from omniad.models import Method, load_model
 from omniad.models.anomaly_map import smooth
+from omniad.models.precision import arithmetic
 from omniad.runs.artifacts import write_curves, write_examples, write_scores
 from omniad.runs.files import MAPS, MEAN
 from omniad.runs.measurements import write_metrics
@@ -140,7 +141,8 @@ def compute_maps(
         maps[rows] = batch_maps.cpu().numpy()
         scores[rows] = model.image_scores(batch_maps).cpu().numpy()
 
-    batches.run(len(members), compute)
+    with arithmetic("fp32", batches.device):
+        batches.run(len(members), compute)
     return maps, scores
 
 

@@ -143,9 +143,10 @@ class Method(nn.Module, ABC):
         return ()
 
     def never_run(self) -> Sequence[nn.Module]:
-        """Parts that the published parameter counts of this method include, though its code never runs them.
+        """What the published parameter count of this method includes besides the model's own parameters.
 
-        They are not part of the model; `omniad complexity` builds them to count as print does.
+        Parts that its code never runs, or constants registered as parameters. `omniad complexity` builds them to count
+        as print does.
         """
         return []
 

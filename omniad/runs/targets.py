@@ -1,6 +1,7 @@
 """Which runs each target of the workflow needs: table1 ... table7, ablations, figures, all, and those outside `all`.
 
-Outside are `table1_released` and every target that rows of a table name as their own (`target:` in config/tables.yaml).
+Outside are a table's `extra_runs` (`table1_released`, `table1_default_torchvision`) and every target that rows of a
+table name as their own (`target:` in config/tables.yaml).
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ def target_runs(settings: Settings) -> dict[str, set[Run]]:
     runs = {table: _of_tables(settings, [table]) for table in settings.tables} | {
         "ablations": _of_tables(settings, ablations),
         "figures": figures,
-        "table1_released": {(dataset, "released") for dataset in settings.datasets},
         "all": _of_tables(settings, settings.tables) | figures,
     }
+    for name, table in settings.tables.items():
+        datasets = {row.dataset for row in table.rows if row.run and not row.target}
+        runs |= {f"{name}_{run}": {(dataset, run) for dataset in datasets} for run in table.extra_runs}
     for row in (row for table in settings.tables.values() for row in table.rows if row.run and row.target):
         runs.setdefault(row.target, set()).add((row.dataset, row.run))
     return {

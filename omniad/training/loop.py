@@ -16,11 +16,12 @@ from omniad.energy import EnergyMeter
 from omniad.errors import UserError
 from omniad.models import Method
 from omniad.models.checkpoint import epochs_of
+from omniad.models.precision import arithmetic
 from omniad.runs.artifacts import write_epochs
 from omniad.runs.files import PROGRESS
+from omniad.training.compiling import compile_blocks
 from omniad.training.cuda_graph import GraphedStep, Step
 from omniad.training.features import TrainingFeatures
-from omniad.training.precision import arithmetic, compile_blocks
 from omniad.training.progress import Progress, now
 from omniad.training.signals import Stop
 from omniad.training.state import Position, StateFolder, capture, restore

@@ -22,13 +22,13 @@ from omniad.files import sha256_file
 from omniad.locks import locked
 from omniad.models import Method, build_model, save_model
 from omniad.models.encoder import load_weights
+from omniad.models.precision import arithmetic
 from omniad.runs.artifacts import write_history
 from omniad.runs.files import CONFIG, LOCK, MODEL, STATE
 from omniad.runs.provenance import commit, hardware, peak_memory_mib, save_run_settings, versions, write_provenance
 from omniad.training import TRAINING_VERSION
 from omniad.training.cost import refuse_plain_scan
 from omniad.training.loop import Training
-from omniad.training.precision import arithmetic
 from omniad.training.signals import stop_signals
 from omniad.training.state import StateFolder, fingerprint
 

@@ -74,7 +74,7 @@ def at_most_default(minutes):
 
 
 wildcard_constraints:
-    dataset="|".join(settings.sources),
+    dataset="|".join([*settings.sources, *settings.downloads]),
     run="|".join(settings.runs),
     seed=r"\d+",
 

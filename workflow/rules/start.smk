@@ -37,6 +37,7 @@ onstart:
             {dataset: source for dataset, source in settings.sources.items() if dataset in unindexed},
             untrained,
             settings.data,
+            settings.downloads,
         )
     except UserError as error:
         raise WorkflowError(str(error)) from None

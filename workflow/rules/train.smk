@@ -16,9 +16,20 @@ def weights_input(wildcards):
     return [f"{PREPARED}/weights/{path.name}.json" for path in paths if path in fetched]
 
 
+def textures_input(wildcards):
+    """Textures that are a download's are fetched; any other folder is the user's own."""
+    folder = settings_of(wildcards).training.textures
+    return [
+        f"{PREPARED}/{name}/extracted.json"
+        for name, download in settings.downloads.items()
+        if folder and Path(folder) == Path(download.folder)
+    ]
+
+
 rule train:
     input:
         weights_input,
+        textures_input,
         pack=f"{PACK}/pack.json",
     output:
         multiext(f"{RUN}/", files.MODEL, files.HISTORY, files.CONFIG),

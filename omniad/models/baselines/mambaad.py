@@ -1,17 +1,18 @@
 """MambaAD: Omni-AD's encoder and neck with a decoder of state space models that scan along Hilbert curves.
 
-Source: He et al., "MambaAD: Exploring State Space Models for Multi-class Unsupervised Anomaly Detection", NeurIPS 2024.
+Source: He et al., "MambaAD: Exploring State Space Models for Multi-class Unsupervised Anomaly Detection", NeurIPS 2024;
+lewandofskee/MambaAD.
 
-Deviations: grids whose sides are no powers of two are scanned in the order of the next larger curve. Encoder
-weights are torchvision's. That the InstanceNorms and the HSS blocks' two linear layers have weights and biases is a fit
-to the published number of parameters, not documented.
+Left different: Real-IAD is trained for 100 epochs (1000 in the authors' configuration). Grids whose sides are no powers
+of two are scanned in the order of the next larger curve, and a stage whose depth neither 3 nor 2 divides has modules of
+one block; the authors' code has neither. How the scan is computed: `selective_scan.py`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +32,9 @@ from omniad.models.omniad import reconstruction_loss
 EXPANSION = 2  # inner width of an HSS block in its outer
 STATES = 16  # N
 DIRECTIONS = 8
-DROP_PATH = 0.2  # of the first stage's first block; falls linearly to 0
+DROP_PATH = 0.2  # of the first stage's first module; falls linearly from block to block
 LOSS_WEIGHT = 5.0
+SIDES = (8, 16, 32, 64)  # of the stages' grids at 256 pixels
 
 
 class MambaAD(Method):
@@ -75,24 +77,31 @@ class MambaAD(Method):
         """Five times the mean squared errors of the three scales."""
         return LOSS_WEIGHT * reconstruction_loss(features, self.reconstruct(features))
 
+    def never_run(self) -> Sequence[nn.Module]:
+        """Each HSS block's scan order and its inverse, which the authors' code registers as parameters: 39,296."""
+        lengths = [side**2 for side, depth in zip(SIDES, self.settings.depths, strict=True) for _ in range(depth)]
+        return [nn.ParameterList(nn.Parameter(torch.empty(2, length)) for length in lengths)]
+
     def anomaly_maps(self, features: list[Tensor], size: int) -> Tensor:
         """Cosine distances at three scales, as Omni-AD's: (B, size, size)."""
         return cosine_maps(features, self.reconstruct(features), size)
 
 
-def _modules(width: int, drops: list[float]) -> list[nn.Module]:
-    """A stage's `len(drops)` HSS blocks in modules of three, or of two where three do not divide their number."""
+def _modules(width: int, drops: list[float]) -> list[LSSModule]:
+    """A stage's `len(drops)` HSS blocks in modules of three, or of two where three do not divide their number.
+
+    Module j takes the rate of the stage's block j for all of its blocks, as the authors' code does.
+    """
     size = 3 if len(drops) % 3 == 0 else 2 if len(drops) % 2 == 0 else 1
-    starts = range(0, len(drops) + 1, size)
-    return [LSSModule(width, drops[start:end]) for start, end in pairwise(starts)]
+    return [LSSModule(width, size, drop) for drop in drops[: len(drops) // size]]
 
 
 class LSSModule(nn.Module):
     """HSS blocks in series beside two depthwise convolution branches; concatenated, reduced, added to the input."""
 
-    def __init__(self, width: int, drops: list[float]):
+    def __init__(self, width: int, blocks: int, drop: float):
         super().__init__()
-        self.global_branch = nn.Sequential(*(HSSBlock(width, drop) for drop in drops))
+        self.global_branch = nn.Sequential(*(HSSBlock(width, drop) for _ in range(blocks)))
         self.local5, self.local7 = _local_branch(width, 5), _local_branch(width, 7)
         self.reduce = nn.Conv2d(3 * width, width, 1)
 
@@ -104,15 +113,10 @@ class LSSModule(nn.Module):
 
 def _local_branch(width: int, kernel: int) -> nn.Sequential:
     """1x1, depthwise, 1x1 convolutions, each with InstanceNorm and SiLU."""
-    depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
-    parts = [
-        (conv, nn.InstanceNorm2d(width, affine=True), nn.SiLU()) for conv in (_conv1(width), depthwise, _conv1(width))
-    ]
+    first, last = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
+    depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+    parts = [(conv, nn.InstanceNorm2d(width), nn.SiLU()) for conv in (first, depthwise, last)]
     return nn.Sequential(*(part for group in parts for part in group))
-
-
-def _conv1(width: int) -> nn.Conv2d:
-    return nn.Conv2d(width, width, 1)
 
 
 class HSSBlock(nn.Module):
@@ -122,16 +126,16 @@ class HSSBlock(nn.Module):
         super().__init__()
         inner, self.rank = EXPANSION * width, math.ceil(width / 16)
         self.norm = nn.LayerNorm(width)
-        self.inputs = nn.Linear(width, 2 * inner)
+        self.inputs = nn.Linear(width, 2 * inner, bias=False)
         self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
         self.parameters_of_steps = nn.Parameter(torch.empty(DIRECTIONS, self.rank + 2 * STATES, inner))
         self.step_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, self.rank))
         self.step_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
         decays = torch.arange(1, STATES + 1, dtype=torch.float32).log()
         self.log_decay = nn.Parameter(decays.expand(DIRECTIONS, inner, STATES).clone())  # A = -exp(.)
-        self.skip = nn.Parameter(torch.ones(DIRECTIONS, inner))
+        self.skip = nn.Parameter(torch.ones(DIRECTIONS * inner))  # one-dimensional, so it does not decay
         self.out_norm = nn.LayerNorm(inner)
-        self.output = nn.Linear(inner, width)
+        self.output = nn.Linear(inner, width, bias=False)
         self.drop_path = StochasticDepth(drop, "row")
         self._draw_step_parameters(inner)
 
@@ -163,7 +167,7 @@ class HSSBlock(nn.Module):
         delta = delta.unflatten(1, tokens.shape[:2])  # (K, B, L, D)
         orders = _orders_on(x.device, x.shape[1], x.shape[2])
         y = scan_in_orders(tokens, delta, self.step_bias, -self.log_decay.exp(), bc, orders)
-        return (y + self.skip.sum(0) * tokens).view_as(x)
+        return (y + self.skip.view(DIRECTIONS, -1).sum(0) * tokens).view_as(x)
 
 
 def _orders_on(device: torch.device, height: int, width: int) -> Tensor:
@@ -201,7 +205,11 @@ def state_updates(settings: ModelSettings, image_size: int) -> int:
 
 
 def _initialise(module: nn.Module) -> None:
+    """Linear layers truncated-normal, convolutions normal with the variance 2 / fan-out of each group."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)

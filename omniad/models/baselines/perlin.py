@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from omniad.errors import UserError
 
 THRESHOLD = 0.5
 LARGEST_FREQUENCY = 5  # cells along a side: 2^0 ... 2^5, drawn for rows and columns
+LARGEST_ROTATION = math.pi / 2  # of the noise, to either side
 LARGEST_OPACITY = 0.8  # of the original image inside a defect
 
 
@@ -67,15 +69,27 @@ def textures_of_folder(folder: str, count: int, size: tuple[int, int], generator
 def _image_files(folder: str) -> list[Path]:
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
-        raise UserError(f"training.textures: no images in {folder}; `omniad fetch dtd` fetches DTD, or leave it empty")
+        raise UserError(
+            f"training.textures: no images in {folder}; `omniad fetch dtd` and `omniad extract dtd` bring them, or set "
+            "it to '' for textures of other images, which is another method"
+        )
     return files
 
 
 def perlin_noise(size: tuple[int, int], generator: Draws = None) -> Tensor:
-    """Perlin noise in about [-1, 1] on the CPU, (H, W), of random gradients and random frequencies along both axes."""
+    """Perlin noise in about [-1, 1] on the CPU, (H, W): random gradients, frequencies along both axes, and rotation."""
     cells = [2 ** int(torch.randint(LARGEST_FREQUENCY + 1, (), generator=generator)) for _ in size]
     angles = 2 * math.pi * torch.rand(cells[0] + 1, cells[1] + 1, generator=generator)
-    return noise_of_gradients(torch.stack([angles.sin(), angles.cos()]), size)
+    noise = noise_of_gradients(torch.stack([angles.sin(), angles.cos()]), size)
+    return rotated(noise, (2 * float(torch.rand((), generator=generator)) - 1) * LARGEST_ROTATION)
+
+
+def rotated(noise: Tensor, angle: float) -> Tensor:
+    """(H, W), H = W, turned by an angle, radians, about its centre; bilinear, with zeros from outside."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    matrix = torch.tensor([[[cosine, -sine, 0.0], [sine, cosine, 0.0]]])
+    grid = F.affine_grid(matrix, [1, 1, *noise.shape], align_corners=False)
+    return F.grid_sample(noise[None, None], grid, align_corners=False)[0, 0]
 
 
 def noise_of_gradients(gradients: Tensor, size: tuple[int, int]) -> Tensor:

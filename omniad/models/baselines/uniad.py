@@ -1,14 +1,19 @@
 """UniAD: a transformer reconstructs a frozen EfficientNet's features, masked so that it can't copy them.
 
-Source: You et al., "A Unified Model for Multi-class Anomaly Detection", NeurIPS 2022.
+Source: You et al., "A Unified Model for Multi-class Anomaly Detection", NeurIPS 2022; zhiyuanyou/UniAD.
 
-Deviations: images of 256 pixels (a 16x16 grid of tokens) instead of 224 (14x14), as in the reruns behind Table I. The
-encoder's weights are timm's `tf_efficientnet_b4` of those reruns, not the authors' file of the same network. For other
-image sizes the learned position and query embeddings are resized bilinearly.
+Table I prints the rerun of zhangzjn/ADer (its VisA row is that repository's, digit by digit), and where the rerun
+differs from the authors' code, this follows the rerun: images of 256 pixels, so a 16x16 grid of tokens and a 9x9
+neighbour mask (224, 14x14 and 7x7 in the original), timm's `tf_efficientnet_b4` weights, gradients clipped at norm 5
+(0.1), no weight decay on biases and other 1-D parameters.
+
+Left different: for image sizes other than 256 the learned position and query embeddings are resized bilinearly.
+Real-IAD is trained for 100 epochs.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -24,7 +29,6 @@ from omniad.models.neck import jitter
 
 GRID = 16  # tokens along a side of an image of 256 pixels
 WIDTH, HEADS, HIDDEN, LAYERS, DROPOUT = 256, 8, 1024, 4, 0.1
-WINDOW = 7  # a token sees nothing of the 7x7 tokens around it
 POOL = 16  # an image's score is the largest mean of the map over a window of this side, pixels
 
 
@@ -37,12 +41,10 @@ class UniAD(Method):
         channels = sum(self.encoder.channels)
         self.embed, self.restore = nn.Linear(channels, WIDTH), nn.Linear(WIDTH, channels)
         self.rows, self.columns = (nn.Parameter(torch.rand(GRID, WIDTH // 2)) for _ in range(2))
-        self.encoder_layers = nn.ModuleList(EncoderLayer() for _ in range(LAYERS))
-        self.decoder_layers = nn.ModuleList(DecoderLayer() for _ in range(LAYERS))
-        for layers in (self.encoder_layers, self.decoder_layers):
-            for parameter in layers.parameters():
-                if parameter.ndim == 2:
-                    nn.init.xavier_uniform_(parameter)
+        self.encoder_layers, self.decoder_layers = _copies(EncoderLayer()), _copies(DecoderLayer())
+        self.norm = nn.LayerNorm(WIDTH)  # of the decoder's output
+        for part in (self.embed, self.restore, self.encoder_layers, self.decoder_layers):
+            part.apply(_initialise)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images (B, 3, H, W) -> features, reconstructions: one map each."""
@@ -63,13 +65,13 @@ class UniAD(Method):
             x = jitter(x, self.settings.jitter)
         tokens = self.embed(x.flatten(2).transpose(1, 2))  # (B, N, D)
         positions = self._positions(size)
-        allowed = ~neighbourhood(size, WINDOW, x.device)
+        allowed = ~neighbourhood(size, neighbour_window(size), x.device)
         for layer in self.encoder_layers:
             tokens = layer(tokens, positions, allowed)
         memory = tokens
         for layer in self.decoder_layers:
             tokens = layer(tokens, memory, positions, size, allowed)
-        return [self.restore(tokens).transpose(1, 2).unflatten(2, size)]
+        return [self.restore(self.norm(tokens)).transpose(1, 2).unflatten(2, size)]
 
     def _positions(self, size: tuple[int, int]) -> Tensor:
         """Learned embeddings of column and row, half of the channels each -> (1, h w, D)."""
@@ -90,17 +92,28 @@ class UniAD(Method):
         """The largest mean over a 16x16 window, stride 1."""
         return F.avg_pool2d(maps[:, None], POOL, stride=1).amax(dim=(1, 2, 3))
 
-    def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
-        """AdamW, with weight decay on all parameters."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return [torch.optim.AdamW(trainable, training.learning_rate, weight_decay=training.weight_decay)]
-
     def never_run(self) -> Sequence[nn.Module]:
         """An EfficientNet's last two stages: the published count has them."""
         if self.settings.encoder not in EFFICIENTNETS:
             return []
         configs = stage_configs(self.settings.encoder, self.settings.encoder_width)[LEVELS[-1] :]
         return [stage(config, nn.BatchNorm2d) for config in configs]
+
+
+def neighbour_window(size: tuple[int, int]) -> int:
+    """Side of the square around a token of which it sees nothing: 9 on a 16x16 grid (ADer), 7 on 14x14 (authors)."""
+    return 2 * (min(size) // 4) + 1
+
+
+def _copies(layer: nn.Module) -> nn.ModuleList:
+    """Layers that start alike where `_initialise` draws nothing: in the projections of attention and in the queries."""
+    return nn.ModuleList(copy.deepcopy(layer) for _ in range(LAYERS))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
 
 
 class FeedForward(nn.Sequential):
@@ -131,7 +144,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.queries = nn.Parameter(nn.init.xavier_uniform_(torch.empty(GRID * GRID, WIDTH)))
+        self.queries = nn.Parameter(torch.randn(GRID * GRID, WIDTH))
         self.first, self.second = Attention(WIDTH, HEADS, DROPOUT), Attention(WIDTH, HEADS, DROPOUT)
         self.feed_forward = FeedForward()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH) for _ in range(3))

@@ -1,37 +1,17 @@
-"""Settings that trade numbers or preparation for speed: `training.precision` and `training.compile`."""
+"""`training.compile`: preparation traded for speed."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from omniad.models import Method
 
 log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """The precision of what is computed in this block: fp32, tf32 (a GPU's products only) or bf16 (autocast).
-
-    fp32 is what it says: PyTorch by itself lets a GPU's convolutions use TF32.
-    """
-    matmul: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
-    try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def compile_blocks(model: Method, device: torch.device) -> None:
