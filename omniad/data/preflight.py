@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections import defaultdict
@@ -22,6 +23,7 @@ from omniad.errors import UserError
 from omniad.files import has_files
 
 UNPACKED = 1.1  # extracted images take about as much room as their archive
+LIBRARIES = {"diad": "diffusers"}  # method, also the name of the extra that brings it -> library
 FULL_RESOLUTION = 1024  # at which Real-IAD's size is told
 
 
@@ -57,6 +59,7 @@ def preflight(
         except UserError as error:
             problems.append(str(error))
     for run in runs:
+        problems += _missing_library(run)
         try:
             wanted += _wanted_weights(run)
             wanted += _wanted_textures(run, downloads or {})
@@ -97,6 +100,14 @@ def _wanted_archives(source: DownloadSettings) -> list[_Wanted]:
     if source.hub:
         return [_Wanted(source.title, (source.url,) if source.url else (), by_hand, missing_for_hub())]
     return [_Wanted(source.title, absent[0].urls, by_hand, "" if absent[0].urls else "no address is known")]
+
+
+def _missing_library(run: RunSettings) -> list[str]:
+    """What to install for a method that is built from a library which not everybody needs."""
+    library = LIBRARIES.get(run.model.method)
+    if library is None or importlib.util.find_spec(library):
+        return []
+    return [f"the library {library}, which {run.run} needs: python -m pip install 'omniad[{run.model.method}]'"]
 
 
 def _wanted_weights(run: RunSettings) -> list[_Wanted]:

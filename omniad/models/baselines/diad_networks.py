@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniad.errors import UserError
+from omniad.errors import NotInstalled
 
 PROMPT = (77, 768)  # tokens of the text encoder's context, and their width
 HINT = (16, 32, 96, 256)  # channels of the hint's branch at full width
@@ -21,11 +21,11 @@ SOURCES, FUSED = (6, 7, 8), (9, 10, 11)  # skips at 1/32 of the image, and those
 
 
 def diffusers() -> Any:
-    """The library. Raises a UserError that says what to install where it is missing."""
+    """The library. Raises NotInstalled, which says what to install, where it is missing."""
     try:
         import diffusers as library
     except ImportError:
-        raise UserError("DiAD needs the library diffusers: python -m pip install 'omniad[diad]'") from None
+        raise NotInstalled("DiAD needs the library diffusers: python -m pip install 'omniad[diad]'") from None
     return library
 
 

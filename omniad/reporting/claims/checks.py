@@ -209,7 +209,9 @@ def _difference(source: Source, check: Difference, column: str) -> Part:
 
 def _above(source: Source, check: Above, column: str) -> Part:
     own = _needed(source.get(check.row, column))
-    others = check.than or [label for label in source.rows() if label != check.row]
+    rows = source.rows()
+    group = rows[check.row].group
+    others = check.than or [label for label in rows if label != check.row and rows[label].group == group]
     pairs = [(own, other) for other in (source.get(label, column) for label in others) if other is not None]
     answers = [_compare(source, column, *(pair[::-1] if check.lower else pair), ties=check.ties) for pair in pairs]
     if not answers:

@@ -64,7 +64,7 @@ class Source:
             self.runs += 1
             self.unlike |= {ours.unlike} - {""}
             return Estimate(measured.mean, 1 / measured.n)
-        if ours and row.target == (self.table.name if self.table else ""):
+        if ours and row.own:
             raise Absent(NOT_RUN)
         self.from_print.add(label)
         return Estimate(printed.value, 1.0, ROUNDING) if printed else None
