@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from omniad.config import ModelSettings, RunSettings, Settings, SourceSettings, run_settings
 from omniad.data.counts import differences, expected_counts
+from omniad.data.folders import LeftOut
 from omniad.data.layouts import READERS
 from omniad.data.preflight import full_disks
 from omniad.data.remote import remote_files
@@ -32,7 +33,7 @@ GIB = 2**30
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. `missing` can be done without; `broken` has to be mended."""
+    """One thing that was checked. `missing` is optional; `broken` has to be fixed."""
 
     what: str
     state: Literal["ok", "missing", "broken"]
@@ -40,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Everything, in an order in which one would mend it. Takes seconds: torch's import is the longest part."""
+    """All checks, in the order in which one would fix them. Takes seconds, mostly for importing torch."""
     yield _python()
     yield _package("torch")
     yield _package("torchvision")
@@ -85,7 +86,7 @@ def _extra(name: str) -> Finding:
 def _gpus() -> Iterator[Finding]:
     try:
         import torch
-    except Exception:  # told already
+    except Exception:  # reported already
         return
     if not torch.cuda.is_available():
         if count_gpus():
@@ -136,7 +137,7 @@ def _data_set(name: str, source: SourceSettings) -> Finding:
     if not has_files(source.folder):
         return Finding(source.title, "missing", _how_to_get(name, source))
     try:
-        records = READERS[source.layout](source)
+        records = READERS[source.layout](source, LeftOut())
         expected = expected_counts(source)
     except UserError as error:
         return Finding(source.title, "broken", str(error))
@@ -147,7 +148,7 @@ def _data_set(name: str, source: SourceSettings) -> Finding:
     if wrong:
         more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
         told = f"{found}, not those published ({'; '.join(wrong[:3])}{more})"
-        return Finding(source.title, "broken", f"{told}: extract it anew")
+        return Finding(source.title, "broken", f"{told}: extract it again")
     return Finding(source.title, "ok", f"{found}, all that are published")
 
 

@@ -38,8 +38,9 @@ def evaluation_minutes(run: RunSettings, attempt: int = 1) -> int:
 def memory_mb(run: RunSettings, attempt: int = 1) -> int:
     """Memory of a training or an evaluation, MB; a second attempt gets twice as much, and all further ones three times.
 
-    Cached features and packs are memory-mapped files, which Slurm does not charge for. An evaluation holds the anomaly
-    maps of one class, and some copies.
+    Packs and cached features are read from their files (`read_rows` in omniad/data/packs.py): those pages are not the
+    process's own, and the kernel drops them when the job's memory gets short. An evaluation holds the anomaly maps of
+    one class, and some copies.
     """
     maps = MAP_BYTES * run.data.image_size**2 * _largest_class(run)
     process = DIAD_GIB if run.model.method == "diad" else MEMORY_GIB

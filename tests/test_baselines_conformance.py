@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conformance import CHECKS, Case
+from conformance import Case, checks_of
 
 from omniad.models.checkpoint import METHODS
 
@@ -42,6 +42,9 @@ CASES = {
         {"learning_rate": 0.002, "clip_norm": 0.1},
         steps=60,
     ),
+    "patchcore": Case({"method": "patchcore", "encoder": "resnet18", "encoder_width": 8, "memory": 300}),
+    "padim": Case({"method": "padim", "encoder": "resnet18", "encoder_width": 8}),
+    "patch-memory": Case({"method": "patch-memory", "encoder": "efficientnet_lite0", "memory": 100}),
 }
 
 
@@ -49,7 +52,13 @@ def test_every_method_is_listed():
     assert CASES.keys() == METHODS.keys()
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize(
+    ("method", "check"),
+    [
+        pytest.param(method, check, id=f"{method}-{check.__name__.removeprefix('check_')}")
+        for method, case in CASES.items()
+        for check in checks_of(case)
+    ],
+)
 def test_method(method, check, tmp_path):
     check(CASES[method], tmp_path)

@@ -21,7 +21,7 @@ from omniad.config import (
     to_yaml,
 )
 from omniad.config.reading import DEFAULT_FILES
-from omniad.config.settings import Column
+from omniad.config.shown import Column
 from omniad.errors import UserError
 from omniad.metrics.definitions import METRICS
 from omniad.reporting.complexity import COUNTS

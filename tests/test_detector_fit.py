@@ -121,6 +121,34 @@ def test_images_that_were_added_are_packed_anew(tmp_path):
     assert len(np.load(tmp_path / "run/prepared/bolts/64/images.npy", mmap_mode="r")) == 8
 
 
+def test_images_replaced_under_the_same_names_train_a_new_detector(tmp_path, caplog):
+    folder = write_images(tmp_path / "bolts", 4)
+    fit(folder, tmp_path / "run", epochs=1, settings=TINY)
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    for number in range(4):
+        write_image(folder / f"{number:03}.png", seed=90 + number)
+    with caplog.at_level("INFO"):
+        fit(folder, tmp_path / "run", epochs=1, settings=TINY)
+    assert "data.sha256 was" in caplog.text
+    assert (tmp_path / "run/model.safetensors").read_bytes() != before
+
+
+def test_a_run_folder_is_the_same_however_it_is_named_and_wherever_it_is_moved(fitted, tmp_path, monkeypatch):
+    own = shutil.copytree(fitted / "run", tmp_path / "moved")
+    assert load_run_settings(own).pack_folder == own / "prepared/parts/64"
+    monkeypatch.chdir(fitted)
+    before = Path("run/model.safetensors").read_bytes()
+    fit("parts", "run", epochs=3, quantile=0.5, settings=TINY)  # fitted with absolute paths
+    assert Path("run/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("epochs", [10**12])
+def test_epochs_beyond_reason_are_refused(tmp_path, epochs):
+    folder = write_images(tmp_path / "bolts", 4)
+    with pytest.raises(UserError, match=r"omniad fit: 'training\.epochs' must be at most 1,000,000"):
+        fit(folder, tmp_path / "run", epochs=epochs, settings=TINY)
+
+
 def test_fit_predict_and_evaluate_as_typed(fitted, overlay, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(fitted / "parts", "parts")
@@ -222,6 +250,6 @@ def test_weights_that_cannot_be_fetched_are_told_with_address_and_place(tmp_path
 
 
 def test_epochs_by_default_make_about_five_thousand_steps_within_the_papers():
-    assert default_epochs(226) == 22  # MVTec-AD's 3,629 images
-    assert default_epochs(5) == 500  # 80 images: as many as the paper trains
-    assert default_epochs(10_000) == 10
+    assert default_epochs(5000, 226) == 22  # MVTec-AD's 3,629 images
+    assert default_epochs(5000, 5) == 500  # 80 images: as many as the paper trains
+    assert default_epochs(5000, 10_000) == 10

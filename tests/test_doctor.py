@@ -159,4 +159,4 @@ def test_outside_a_checkout_nothing_is_configured_and_that_is_told(monkeypatch, 
     for command in (["complexity"], ["report"], ["check"], ["train", *TRAIN]):
         assert main(command) == 1
         error = capsys.readouterr().err
-        assert "call this in a checkout of omniad" in error and error.count(os.linesep) == 1
+        assert "run this in a checkout of omniad" in error and error.count(os.linesep) == 1

@@ -186,7 +186,7 @@ def test_the_published_sizes(name, millions, channels):
 
 def test_other_names_and_widths():
     assert make_encoder("efficientnet_lite0", 16).channels == [8, 8, 16, 32]
-    with pytest.raises(UserError, match="there is no 'resnet18'; there is: efficientnet_lite0"):
+    with pytest.raises(UserError, match="unknown 'resnet18'; choose from: efficientnet_lite0"):
         EfficientNetLite("resnet18")
 
 

@@ -11,6 +11,7 @@ HEAD = "dataset,row,metric,value,note\n"
 # Rows times columns of the paper's tables; RLR prints 2 of its 8.
 NUMBERS = {
     "table1": 21 * 8 - 6,
+    "table1_memory": 8 + 2,  # other papers': PatchCore's row, two numbers of PaDiM's
     "table2": 3 * 7,
     "table3": 4 * 7,
     "table4": 12,
@@ -64,7 +65,7 @@ def test_printed_precision(text, decimals):
         (HEAD + "mvtec,Q,P-AP,fifty,\n", "line 2: 'fifty' is not a number"),
         (HEAD + "mvtec,Q,P-AP,,\n", "line 2: '' is not a number"),
         (HEAD + "mvtec,Q,P-AP,nan,\n", "line 2: 'nan' is not a number"),
-        (HEAD + "mvtec,Q,P-AP,1,\nmvtec,Q,P-AP,2,\n", "line 3: mvtec, Q, P-AP stands there twice"),
+        (HEAD + "mvtec,Q,P-AP,1,\nmvtec,Q,P-AP,2,\n", "line 3: mvtec, Q, P-AP is there twice"),
         ("row,metric,value\nQ,P-AP,1\n", "the first line must be dataset,row,metric,value,note"),
     ],
 )

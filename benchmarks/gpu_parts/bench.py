@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omniad.config import RunSettings, Settings, load_settings, run_settings
+from omniad.config import RunSettings, Settings, TrainingSettings, load_settings, run_settings
 from omniad.models import Method, build_model
 
 Row = dict[str, Any]
@@ -46,6 +46,7 @@ class Bench:
         """A configured run on MVTec-AD, without weights; tiny in a dry run."""
         settings: Settings = load_settings()
         run = run_settings(settings, "mvtec", name)
+        training = {"textures": ""} | training
         model: dict[str, Any] = {"encoder_weights": "random"}
         if self.dry:
             model |= TINY
@@ -116,13 +117,15 @@ def feature_batches(
     bench: Bench, model: Method, batch: int, count: int = 4, layout: torch.memory_format = torch.contiguous_format
 ) -> Iterator[list[Tensor]]:
     """Batches of what the encoder gives for random images, over and over; as training reads them from its cache."""
-    kept = []
+    kept: list[list[Tensor]] = []
     for _ in range(count):
-        features = [level.contiguous(memory_format=layout) for level in model.encode(bench.images(batch))]
-        kept.append([level.half() for level in features] if model.caches_features else features)
+        images = bench.images(batch)
+        features = [level.contiguous(memory_format=layout) for level in model.encode(images)]
+        drawn = model.draw(TrainingSettings(textures=""), images.cpu(), torch.Generator())
+        kept.append([*([level.half() for level in features] if model.caches_features else features), *drawn])
     while True:
         for levels in kept:
-            yield [level.float() for level in levels]
+            yield [level.to(bench.device).float() for level in levels]
 
 
 def write_random_pack(folder: Path, size: int, counts: dict[str, tuple[int, int, int]]) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from omniad.config import RunSettings, Settings, load_settings
 from omniad.devices import is_out_of_memory
-from omniad.training.loop import arithmetic, train_step
+from omniad.models.precision import arithmetic
+from omniad.training.loop import train_step
 
 from .bench import Bench, Row, feature_batches
 from .steps import engine_step

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from omniad.commands.parser import Commands
+from omniad.commands.parser import Commands, seed
 from omniad.config import Encoder, load_settings, project_settings, run_settings
 from omniad.runs.targets import run_folders
 
@@ -55,7 +55,7 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument("--encoder", required=True, choices=get_args(Encoder), help="which network")
     sub.add_argument("--width", type=int, default=64, help="channels of the stem (64: full size)")
-    sub.add_argument("--seed", type=int, default=0, help="of weights and images (%(default)s)")
+    sub.add_argument("--seed", type=seed, default=0, help="of weights and images (%(default)s)")
     sub.add_argument("--out", required=True, type=Path, help="the file to write, .safetensors")
 
     sub = commands.add_configured(
@@ -68,7 +68,7 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument("--dataset", required=True, metavar="NAME", help="a name from `sources` of the configuration")
     sub.add_argument("--run", required=True, metavar="NAME", help="a name from `runs` of the configuration")
-    sub.add_argument("--seed", required=True, type=int, help="of the weights, the order of the images and the jitter")
+    sub.add_argument("--seed", required=True, type=seed, help="of the weights, the order of the images and the jitter")
     sub.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="the run folder; a training begun there goes on"
     )

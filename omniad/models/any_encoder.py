@@ -1,4 +1,4 @@
-"""An encoder by its name, whatever its family."""
+"""An encoder by name, of any family."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ def complexity_by_part(settings: ModelSettings, image_size: int = 256) -> dict[s
         model = OmniAD(settings).eval()
         with MacCounter() as encoder:
             features = model.encode(torch.empty(1, 3, image_size, image_size))
+        model.projections.draw(torch.device("meta"))
         with MacCounter() as neck:
             x = model.neck(features)
         for stage in cast(Iterable[Stage], model.decoder.stages):

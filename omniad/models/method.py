@@ -22,6 +22,10 @@ class AllFeatures(Protocol):
 
     def __iter__(self) -> Iterator[list[Tensor]]: ...
 
+    def after(self, images: int) -> Iterator[list[Tensor]]:
+        """The same without the first `images` images, which a killed preparation has seen."""
+        ...
+
 
 class Prepared(NamedTuple):
     """How far `Method.prepare` is."""
@@ -45,6 +49,9 @@ class Method(nn.Module, ABC):
 
     training_free = False
     """Whether `prepare` is the whole training (see `TrainingFree`)."""
+
+    leaves_out = False
+    """Whether a trained model can score its training images as if it had never seen them (see `LeavesOut`)."""
 
     same_every_step = True
     """Whether a training step does the same operations every time, all of them on the device (see cuda_graph.py)."""
@@ -165,9 +172,23 @@ class TrainingFree(Method):
 
     training_free = True
 
+    @abstractmethod
+    def products(self, images: int, image_size: int) -> list[tuple[int, int]]:
+        """What `prepare` multiplies beyond the encoder's pass over so many images: (scalar products, their length)."""
+
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no training steps")
 
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
         """None: nothing is learned step by step."""
         return []
+
+
+class LeavesOut(TrainingFree):
+    """A training-free method that knows which training image each thing it keeps is from."""
+
+    leaves_out = True
+
+    @abstractmethod
+    def anomaly_maps(self, features: list[Tensor], size: int, own: Tensor | None = None) -> Tensor:
+        """See `Method.anomaly_maps`; `own` (B,): these are training images, and what is kept of them does not count."""

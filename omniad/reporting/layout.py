@@ -16,13 +16,14 @@ from omniad.reporting.complexity import COUNTS
 from omniad.reporting.paper import Printed
 from omniad.reporting.seeds import RunKey, SeedMean
 from omniad.reporting.tables import PRINTED_VARIANT, Ours, Row, Table
-from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
+from omniad.reporting.verdicts import HIGHER, INCONCLUSIVE, LOWER, REPRODUCED, Verdict
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 NOT_RUN = "not run"
 UNDEFINED = "undefined"
-SIGNS = {REPRODUCED: "\N{CHECK MARK}", HIGHER: "\N{UPWARDS ARROW}", LOWER: "\N{DOWNWARDS ARROW}"}
+SIGNS = {REPRODUCED: "\N{CHECK MARK}", HIGHER: "\N{UPWARDS ARROW}", LOWER: "\N{DOWNWARDS ARROW}", INCONCLUSIVE: "?"}
+WEIGHTS = {"imagenet": "torchvision's weights", "timm": "timm's weights"}
 COST_HEADS = {"parameters": "Params (M)", "FLOPs": "FLOPs (G)"}
 
 
@@ -105,8 +106,11 @@ def count_text(value: float | None, printed: Printed | None, verdict: Verdict | 
 
 
 def verdict_text(verdict: Verdict | None) -> str:
-    """A verdict's sign, and the half-width of the interval in which a number counts as reproduced."""
-    return f"{SIGNS[verdict.kind]} ±{verdict.half_width:.2f}" if verdict and verdict.judged else NOTHING
+    """A verdict's sign and its interval's half-width; "(n = 8)": 8 seeds would decide it."""
+    if verdict is None or not verdict.has_interval:
+        return NOTHING
+    seeds = f" (n = {verdict.seeds})" if verdict.seeds else ""
+    return f"{SIGNS[verdict.kind]} ±{verdict.half_width:.2f}{seeds}"
 
 
 def verdict_mark(verdict: Verdict | None) -> str:
@@ -119,8 +123,12 @@ def seeds_text(ours: Ours) -> str:
     return str(total) if not ours.missing else f"{len(ours.seeds)} of {total}"
 
 
-def source_text(ours: Ours) -> str:
-    return "ours" + (f", {ours.variant}" if ours.variant else "") + (" (miniature)" if ours.miniature else "")
+def source_text(ours: Ours, row: Row) -> str:
+    """Which reading it is, and whose encoder weights it has where the row's runs differ in that."""
+    differ = len({one.weights for one in row.ours}) > 1
+    weights = WEIGHTS.get(ours.weights, ours.weights) if differ else ""
+    parts = ", ".join(filter(None, ["ours", ours.variant, weights]))
+    return parts + (" (miniature)" if ours.miniature else "")
 
 
 @dataclass
@@ -178,8 +186,8 @@ def _our_lines(table: Table, row: Row, ours: Ours, notes: Notes) -> list[Line]:
     """What was measured, its difference to print, and the verdicts, as far as there are any."""
     cells = [_measured(ours, column, notes) for column in table.columns]
     compared = bool(table.judged and row.printed and ours.values and not ours.miniature)
-    judged = any(verdict.judged for verdict in ours.verdicts.values())
-    source = notes.mark(source_text(ours), *ours.notes, *_unjudged(ours))
+    judged = any(verdict.has_interval for verdict in ours.verdicts.values())
+    source = notes.mark(source_text(ours, row), *ours.notes, *_undecided(ours))
     lines = [Line(row, "ours", [source, seeds_text(ours), *cells], row.label, ours.run)]
     if compared:
         cells = [_difference(ours, row, column) for column in table.columns]
@@ -192,10 +200,10 @@ def _our_lines(table: Table, row: Row, ours: Ours, notes: Notes) -> list[Line]:
     return lines
 
 
-def _unjudged(ours: Ours) -> list[str]:
-    """Why a run's numbers are not judged; a table says of all its miniatures at once that they are not."""
-    reasons = {verdict.reason for verdict in ours.verdicts.values() if not verdict.judged}
-    return [f"Not judged: {reason}." for reason in sorted(reasons) if not ours.miniature]
+def _undecided(ours: Ours) -> list[str]:
+    """Why a run's numbers have no interval; a table says of all its miniatures at once that they are not judged."""
+    without = [verdict for verdict in ours.verdicts.values() if not verdict.has_interval and not ours.miniature]
+    return sorted({f"{verdict.kind.capitalize()}: {verdict.reason}." for verdict in without})
 
 
 def _mark_best(table: Table, lines: list[Line]) -> None:
@@ -220,8 +228,8 @@ def _number(cell: str) -> float | None:
 def _side_by_side(table: Table) -> tuple[list[str], list[Line], int, Notes]:
     notes = Notes()
     head: list[str] = []
-    sources = dict.fromkeys(source_text(row.ours[0]) for row in table.rows if row.ours)
-    judged = any(verdict.judged for row in table.rows for ours in row.ours for verdict in ours.verdicts.values())
+    sources = dict.fromkeys(source_text(row.ours[0], row) for row in table.rows if row.ours)
+    judged = any(verdict.has_interval for row in table.rows for ours in row.ours for verdict in ours.verdicts.values())
     compared = () if table.miniature else ("difference", "verdict") if judged else ("difference",)
     measured = ("; ".join(sources) or "ours", *compared)
     for column in table.columns:
@@ -238,7 +246,7 @@ def _side_by_side(table: Table) -> tuple[list[str], list[Line], int, Notes]:
 
 def _cost_line(table: Table, row: Row, compared: tuple[str, ...], notes: Notes) -> Line:
     ours = row.ours[0] if row.ours else None
-    name = notes.mark(row.label, *ours.notes, *_unjudged(ours)) if ours else row.label
+    name = notes.mark(row.label, *ours.notes, *_undecided(ours)) if ours else row.label
     line = Line(row, "ours", [], name, ours.run if ours else "")
     for column in table.columns:
         printed = row.printed.get(column)

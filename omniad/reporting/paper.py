@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-import math
+import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from omniad.config import CONFIG_FOLDER
 from omniad.errors import UserError
+from omniad.files import in_one_line, read_text, reading
 
 PAPER_FOLDER = CONFIG_FOLDER / "paper"
 COLUMNS = ["dataset", "row", "metric", "value", "note"]
@@ -35,6 +37,11 @@ class Printed:
         """Digits behind the decimal point."""
         return len(self.text.partition(".")[2])
 
+    @property
+    def rounding(self) -> float:
+        """The most that printing can have moved it: half a unit of the last digit."""
+        return 0.5 * 10**-self.decimals
+
 
 def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
     """The printed numbers of one table by (dataset, row, metric).
@@ -43,27 +50,28 @@ def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
         UserError: the file is missing, has other columns, holds something that is not a number, or names a cell twice.
     """
     file = Path(file)
-    try:
-        with file.open(encoding="utf-8", newline="") as handle:
-            reader = csv.DictReader(handle)
-            lines = list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot read the printed numbers: {error}") from None
+    with reading(file, "not a table of printed numbers"):
+        reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
+        lines = list(reader)
     if reader.fieldnames != COLUMNS:
-        raise UserError(f"{file}: the first line must be {','.join(COLUMNS)}, not {','.join(reader.fieldnames or [])}")
+        names = ",".join(reader.fieldnames or [])
+        raise UserError(f"{file}: the first line must be {','.join(COLUMNS)}, not {in_one_line(names)}")
     printed: dict[tuple[str, str, str], Printed] = {}
     for number, line in enumerate(lines, start=2):
+        if None in line or None in line.values():
+            raise UserError(f"{file}, line {number}: must have {len(COLUMNS)} fields, as the first line has")
         key = (line["dataset"], line["row"], line["metric"])
         if not _is_number(line["value"]):
-            raise UserError(f"{file}, line {number}: '{line['value']}' is not a number; write it as it is printed")
+            raise UserError(
+                f"{file}, line {number}: '{in_one_line(line['value'])}' is not a number; write it as it is printed"
+            )
         if key in printed:
-            raise UserError(f"{file}, line {number}: {', '.join(key)} stands there twice; remove one of the two lines")
-        printed[key] = Printed(line["value"], line["note"] or "")
+            raise UserError(
+                f"{file}, line {number}: {in_one_line(', '.join(key))} is there twice; remove one of the two lines"
+            )
+        printed[key] = Printed(line["value"], line["note"])
     return printed
 
 
-def _is_number(text: str | None) -> bool:
-    try:
-        return math.isfinite(float(text or ""))
-    except ValueError:
-        return False
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?[0-9]{1,9}(\.[0-9]{1,6})?", text) is not None

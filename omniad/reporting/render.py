@@ -18,7 +18,7 @@ from omniad.reporting.tables import DEFINITIONS, PRINTED_VARIANT, SHOWN, Ours, R
 from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 
 CSV_COLUMNS = ["table", "dataset", "row", "column", "definition", "variant", "run", "paper", "ours", "std", "seeds"]
-CSV_COLUMNS += ["difference", "verdict", "half_width", "status", "miniature", "note"]
+CSV_COLUMNS += ["difference", "verdict", "half_width", "seeds_needed", "status", "miniature", "note"]
 LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
 LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {sign: f"${sign}$" for sign in "<>|"}
@@ -44,7 +44,7 @@ def templates() -> jinja2.Environment:
 
 
 def markdown(text: str) -> str:
-    """Text that may stand in Markdown, in a cell of a table too: no HTML in it counts; a newline is a line break."""
+    """Text made safe for Markdown, also in a table cell: HTML in it is escaped, a newline becomes a line break."""
     return str(text).replace("<", "&lt;").replace("|", "\\|").replace("\n", "<br>")
 
 
@@ -137,7 +137,8 @@ def _verdict(verdict: Verdict | None) -> dict[str, str]:
     if verdict is None:
         return {}
     width = "" if math.isnan(verdict.half_width) else f"{verdict.half_width:.4f}"
-    return {"verdict": f"{verdict.kind}: {verdict.reason}" if verdict.reason else verdict.kind, "half_width": width}
+    text = f"{verdict.kind}: {verdict.reason}" if verdict.reason else verdict.kind
+    return {"verdict": text, "half_width": width, "seeds_needed": str(verdict.seeds or "")}
 
 
 def _line(table: Table, row: Row, column: str) -> dict[str, Any]:

@@ -52,6 +52,6 @@ def run_folders(settings: Settings, target: str) -> list[Path]:
 
 
 def _of_tables(settings: Settings, tables: Iterable[str]) -> set[Run]:
-    """(data set, run) of every row of these tables that has a run and no target of its own."""
+    """(data set, run) of every row of these tables that has a run and does not name a target."""
     rows = (row for table in tables for row in settings.tables[table].rows)
     return {(row.dataset, row.run) for row in rows if row.run and not row.target}

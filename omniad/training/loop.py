@@ -24,7 +24,7 @@ from omniad.training.cuda_graph import GraphedStep, Step
 from omniad.training.features import TrainingFeatures
 from omniad.training.progress import Progress, now
 from omniad.training.signals import Stop
-from omniad.training.state import Position, StateFolder, capture, restore
+from omniad.training.state import Position, StateFolder, capture, check_state, restore
 
 SAVING_SHARE = 0.02  # a save that takes long is repeated less often, so that all take no more than this of the time
 log = logging.getLogger(__name__)
@@ -91,16 +91,24 @@ class Training:
         return {"started": position.started, "resumes": position.resumes, **measured}
 
     def _resume(self) -> Position:
-        state = self.state.load()
+        state = self.state.load(lambda found: check_state(found, self.model))
         if state is None:
             return Position(started=now())
         position = restore(state, self.model, self.optimizers, self.device)
-        if position.prepared and position.epoch == self.epochs:
+        if self._is_last(position):
             log.info("%s: already trained; its files are written again from %s", self.title, self.state.folder)
         else:
             position.resumes += 1
-            log.info("%s: goes on after epoch %d, step %d", self.title, position.epoch, position.step)
+            log.info("%s: resuming after epoch %d, step %d", self.title, position.epoch, position.step)
         return position
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no step is left, so that the weights are those that were saved."""
+        return self._is_last(self.position)
+
+    def _is_last(self, position: Position) -> bool:
+        return position.prepared and position.epoch == self.epochs
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
@@ -215,7 +223,7 @@ class Training:
         )
 
     def _record_test_metrics(self) -> None:
-        """Append a due record to epochs.csv (see watch.py); the file is made anew from the state."""
+        """Append a due record to epochs.csv (see epoch_metrics.py); the file is rewritten from the state."""
         every, position = self.settings.training.evaluate_every, self.position
         recorded = {row["epoch"] for row in position.evaluations}
         if not every or not position.epoch or position.epoch % every or position.epoch in recorded:
@@ -237,7 +245,7 @@ def make_step(
     if not training.cuda_graph or device.type != "cuda":
         return step
     if not model.same_every_step:
-        log.warning("training.cuda_graph: steps of %s differ; goes on without", model.settings.method)
+        log.warning("training.cuda_graph: steps of %s are not all alike; training without it", model.settings.method)
         return step
     return GraphedStep(model, step, optimizers)
 

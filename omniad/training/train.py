@@ -26,6 +26,7 @@ from omniad.models.precision import arithmetic
 from omniad.runs.artifacts import write_history
 from omniad.runs.files import CONFIG, LOCK, MODEL, STATE
 from omniad.runs.provenance import commit, hardware, peak_memory_mib, save_run_settings, versions, write_provenance
+from omniad.runs.weights import remove_trained
 from omniad.training import TRAINING_VERSION
 from omniad.training.cost import refuse_plain_scan
 from omniad.training.loop import Training
@@ -36,7 +37,8 @@ from omniad.training.state import StateFolder, fingerprint
 def train(settings: RunSettings, seed: int, out: Path, device: torch.device | None = None, force: bool = False) -> None:
     """Train one run and write its folder: config.yaml, model.safetensors, history.csv, provenance.json.
 
-    Goes on from `out/state` when that is of the same training; a finished one's files are written again from it.
+    Goes on from `out/state` when that is of the same training; a finished one's files are written again from it. What
+    an earlier training left there, its metrics included, is removed before a step is made.
 
     Args:
         settings: the resolved run; its pack must exist (`omniad pack`).
@@ -45,10 +47,12 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
         force: train MambaAD even where its scan takes days (see `cost.refuse_plain_scan`).
 
     Raises:
-        UserError: pack or weights are missing, another process trains there, the loss is not finite, memory does not
-            suffice, the folder cannot be written, MambaAD's scan would take days.
+        UserError: the seed is negative, pack or weights are missing, another process trains there, the loss is not
+            finite, memory does not suffice, the folder cannot be written, MambaAD's scan would take days.
         SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"a seed must be between 0 and 2^63 - 1, not {seed}")
     clock, device = time.monotonic(), device or pick_device()
     pack = open_pack(settings.pack_folder)
     if not force:
@@ -57,9 +61,11 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
     model, weights = _prepare_model(settings, seed, device)
     exact = arithmetic("fp32", device)  # but for the steps themselves
     with stop_signals() as stop, locked(out, out / LOCK), _out_of_memory(settings, device), exact:
-        save_run_settings(settings, out)
         state = StateFolder(out / STATE, fingerprint(settings, seed, pack.digest, weights.get("sha256", "")))
         training = Training(model, settings, pack, seed, device, state, stop)
+        if not training.is_finished:
+            remove_trained(out)  # of earlier weights; before the settings are written, so that nothing is between two
+        save_run_settings(settings, out)
         training.position.wall_s += time.monotonic() - clock
         training.run()
         write_history(out, training.position.history)

@@ -46,5 +46,5 @@ rule train:
         training=lambda wildcards: settings_of(wildcards).numbers()["training"],
         version=TRAINING_VERSION,
     shell:
-        "{OMNIAD} train --config {CONFIG} --dataset {wildcards.dataset} --run {wildcards.run}"
-        " --seed {wildcards.seed} --out {params.folder} 2>&1 | tee {log}"
+        "{OMNIAD} train --config {CONFIG:q} --dataset {wildcards.dataset:q} --run {wildcards.run:q}"
+        " --seed {wildcards.seed:q} --out {params.folder:q} 2>&1 | tee {log:q}"
