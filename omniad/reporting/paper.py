@@ -1,10 +1,13 @@
-"""What the paper prints: `config/paper/*.csv`, one line a number, columns dataset, row, metric, value, note."""
+"""What is printed: `config/paper/*.csv`, one line a number, columns dataset, row, metric, value, note.
+
+`per_class.csv` has a column `class` more: what is printed of Table I's other methods for each class.
+"""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +15,12 @@ from omniad.config import CONFIG_FOLDER
 from omniad.errors import UserError
 
 PAPER_FOLDER = CONFIG_FOLDER / "paper"
-COLUMNS = ["dataset", "row", "metric", "value", "note"]
+PER_CLASS_FILE = "per_class.csv"
+CELL = ("dataset", "row", "metric")
+CLASS_CELL = ("dataset", "row", "class", "metric")
 
 # (dataset, row, metric) -> the number
-PaperTable = Mapping[tuple[str, str, str], "Printed"]
+PaperTable = Mapping[tuple[str, ...], "Printed"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class Printed:
         return len(self.text.partition(".")[2])
 
 
-def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
-    """The printed numbers of one table by (dataset, row, metric).
+def read_paper(file: str | Path, cell: Sequence[str] = CELL) -> dict[tuple[str, ...], Printed]:
+    """The printed numbers of one table by (dataset, row, metric), or by the other columns of `cell`.
 
     Raises:
         UserError: the file is missing, has other columns, holds something that is not a number, or names a cell twice.
@@ -49,11 +54,12 @@ def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
             lines = list(reader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot read the printed numbers: {error}") from None
-    if reader.fieldnames != COLUMNS:
-        raise UserError(f"{file}: the first line must be {','.join(COLUMNS)}, not {','.join(reader.fieldnames or [])}")
-    printed: dict[tuple[str, str, str], Printed] = {}
+    columns = [*cell, "value", "note"]
+    if reader.fieldnames != columns:
+        raise UserError(f"{file}: the first line must be {','.join(columns)}, not {','.join(reader.fieldnames or [])}")
+    printed: dict[tuple[str, ...], Printed] = {}
     for number, line in enumerate(lines, start=2):
-        key = (line["dataset"], line["row"], line["metric"])
+        key = tuple(line[column] for column in cell)
         if not _is_number(line["value"]):
             raise UserError(f"{file}, line {number}: '{line['value']}' is not a number; write it as it is printed")
         if key in printed:
