@@ -26,7 +26,7 @@ from PIL import Image
 
 from omniad.config import SourceSettings
 from omniad.data.counts import read_counts
-from omniad.data.images import read_image, read_mask
+from omniad.data.images import read_image, read_masks
 from omniad.data.index import read_index, write_index
 from omniad.data.pack_writer import write_pack
 from omniad.miniature import write_miniature
@@ -118,7 +118,7 @@ def _plain(files: list[tuple[str, str, int]]) -> None:
     for image, mask, size in files:
         read_image(image, size)
         if mask:
-            read_mask(mask, size)
+            read_masks(mask, size)
 
 
 def _pack(source: SourceSettings, folder: Path, size: int) -> None:

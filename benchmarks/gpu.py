@@ -37,12 +37,12 @@ class Part:
 PARTS = {
     "floors": Part("Floors of a training step", "steps.floors", 60),
     "steps": Part("A training step of the default model", "steps.steps", 120),
+    "profile": Part("Where the time goes", "memory.profile", 60),
     "details": Part("Correct: graph, evaluation, flags", "correct.details", 90),
     "methods": Part("Correct: every method against the CPU in double precision", "correct.methods", 150),
     "evaluation": Part("Evaluation", "scoring.evaluation", 120),
     "compiled": Part("The same step, compiled", "steps.compiled_steps", 300),
     "checks": Part("Correct: caches, resume, energy, export", "life.checks", 150),
-    "profile": Part("Where the time goes", "memory.profile", 60),
     "memory": Part("Memory of every row of the tables", "memory.peaks", 150),
     "method_steps": Part("A training step of every method", "steps.methods", 150),
     "prediction": Part("Prediction", "scoring.prediction", 90),

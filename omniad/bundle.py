@@ -25,6 +25,7 @@ from omniad.runs.files import CONFIG, CURVES, EPOCHS, EXAMPLES, HISTORY, METRICS
 from omniad.runs.finished import FinishedRun, finished_runs
 from omniad.runs.measurements import collect
 from omniad.runs.provenance import load_run_settings, read_provenance
+from omniad.runs.weights import measured_others
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -94,7 +95,10 @@ def _run_name(folder: Path) -> str:
         raise UserError(
             f"{folder}: not a finished run: {', '.join(absent)} is missing; train it, then `omniad evaluate`"
         )
-    settings, seed = load_run_settings(folder), read_provenance(folder).get("seed")
+    settings, facts = load_run_settings(folder), read_provenance(folder)
+    if problem := measured_others(folder, facts, thorough=True):
+        raise UserError(problem)
+    seed = facts.get("seed")
     if not isinstance(seed, int):
         there = run_name(folder.resolve())
         seed = there.seed if there else folder.name
@@ -152,7 +156,8 @@ def _check_runs(archive: Path, folder: Path) -> None:
         _check_readable(run)
         recorded = run.provenance.get("model_sha256")
         weights = run.folder / MODEL
-        if recorded and weights.is_file() and sha256_file(weights) != recorded:
+        changed = recorded and weights.is_file() and sha256_file(weights) != recorded
+        if changed or measured_others(run.folder, run.provenance, thorough=True):
             raise UserError(f"{archive}: the weights of {run.dataset}/{run.run} are not those that were evaluated")
 
 

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import sys
 
 import omniad
 from omniad.commands import data, doctor, evaluation, images, models, reporting, runs, settings, training
 from omniad.commands.parser import Commands
 from omniad.errors import UserError
+from omniad.files import in_one_line
 
 GROUPS = (settings, doctor, data, training, runs, evaluation, images, models, reporting)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; any error becomes one line on standard error and exit status 1 (130 for Ctrl-C)."""
+    """Run one command; any error becomes one line on standard error and exit status 1.
+
+    130 is Ctrl-C, 141 a reader that has gone.
+    """
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        # Whoever read our output, `head` for one, has enough. Python flushes at its end and would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     if "command" not in options:
@@ -25,8 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries: the download reports their outcome
     try:
         options.command(options)
+        sys.stdout.flush()  # now, while an error can be told
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if options.debug:
             raise
@@ -39,7 +57,11 @@ def _in_one_line(error: Exception) -> str:
     """A UserError is written for users; anything else is a bug, or a failing machine."""
     if isinstance(error, UserError):
         return str(error)
-    reason = " ".join(str(error).split())[:300]
+    reason = in_one_line(error)
+    if isinstance(error, OSError) and error.strerror:  # the machine's: a full disk, a file without permission
+        return f"{error.filename or 'output'}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory: {reason}"
     return f"unexpected {type(error).__name__}: {reason}; this is a bug: repeat with --debug and report the traceback"
 
 

@@ -56,6 +56,8 @@ def lock_first_free(names: Sequence[str], folder: Path | None = None, poll_s: fl
             except BlockingIOError:
                 file.close()
                 continue
+            except OSError:  # a file system without locks: the device is taken as it is
+                log.warning("%s: its file system has no locks, so another process may use the same GPU", folder)
             _held.append(file)
             return position
         if not waiting:
@@ -68,7 +70,8 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory does not suffice, a GPU's or the machine's."""
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    told = any(text in str(error) for text in ("allocate memory", "not enough memory", "out of memory"))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or told
 
 
 def other_load() -> bool:

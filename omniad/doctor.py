@@ -14,10 +14,11 @@ from typing import Literal, NamedTuple
 
 from omniad.config import ModelSettings, RunSettings, Settings, SourceSettings, run_settings
 from omniad.data.counts import differences, expected_counts
+from omniad.data.folders import LeftOut
 from omniad.data.layouts import read_records
 from omniad.data.preflight import full_disks
 from omniad.data.remote import remote_files
-from omniad.data.weights import missing_weights, weights_file, weights_path
+from omniad.data.weights import KNOWN_WEIGHTS, missing_weights, verified, weight_files, weights_paths
 from omniad.devices import count_gpus
 from omniad.errors import UserError
 from omniad.files import has_files
@@ -25,13 +26,14 @@ from omniad.files import has_files
 PYTHON = (3, 11)
 EXTRAS = {  # of pyproject.toml -> the modules it brings, and what they are for
     "workflow": (("snakemake", "snakemake_executor_plugin_slurm"), "the paper's workflow"),
+    "diad": (("diffusers",), "the method DiAD of Table I"),
     "export": (("onnx", "onnxruntime", "onnxscript"), "`omniad export --format onnx`"),
 }
 GIB = 2**30
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. `missing` can be done without; `broken` has to be mended."""
+    """One thing that was checked. `missing` is optional; `broken` has to be fixed."""
 
     what: str
     state: Literal["ok", "missing", "broken"]
@@ -39,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Everything, in an order in which one would mend it. Takes seconds: torch's import is the longest part."""
+    """All checks, in the order in which one would fix them. Takes seconds, mostly for importing torch."""
     yield _python()
     yield _package("torch")
     yield _package("torchvision")
@@ -84,7 +86,7 @@ def _extra(name: str) -> Finding:
 def _gpus() -> Iterator[Finding]:
     try:
         import torch
-    except Exception:  # told already
+    except Exception:  # reported already
         return
     if not torch.cuda.is_available():
         if count_gpus():
@@ -135,7 +137,7 @@ def _data_set(name: str, source: SourceSettings) -> Finding:
     if not has_files(source.folder):
         return Finding(source.title, "missing", _how_to_get(name, source))
     try:
-        records = read_records(source)
+        records = read_records(source, LeftOut())
         expected = expected_counts(source)
     except UserError as error:
         return Finding(source.title, "broken", str(error))
@@ -146,7 +148,7 @@ def _data_set(name: str, source: SourceSettings) -> Finding:
     if wrong:
         more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
         told = f"{found}, not those published ({'; '.join(wrong[:3])}{more})"
-        return Finding(source.title, "broken", f"{told}: extract it anew")
+        return Finding(source.title, "broken", f"{told}: extract it again")
     return Finding(source.title, "ok", f"{found}, all that are published")
 
 
@@ -164,18 +166,19 @@ def _how_to_get(name: str, source: SourceSettings) -> str:
 
 
 def _weights(settings: Settings) -> Iterator[Finding]:
-    """Each file of encoder weights that a configured run needs, found and verified."""
+    """Each file of weights that a configured run needs, found and verified."""
+    known = {file.path for file in weight_files(settings.data).values()}
     wanted: dict[Path, ModelSettings] = {}
     for model in [settings.model, *(run.model for run in _runs(settings))]:
-        path = weights_path(model, settings.data)
-        if path is not None:
+        for path in weights_paths(model, settings.data):
             wanted.setdefault(path, model)
     for path, model in wanted.items():
-        if problem := missing_weights(model, settings.data):
-            yield Finding("weights", "missing", problem)
+        if not path.is_file():
+            yield Finding("weights", "missing", missing_weights(model, settings.data))
             continue
         try:
-            weights_file(model, settings.data)
+            if path in known or model.encoder_weights in KNOWN_WEIGHTS:
+                verified(path, model)
         except UserError as error:
             yield Finding("weights", "broken", str(error))
         else:

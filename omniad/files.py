@@ -1,17 +1,24 @@
-"""Atomic writes: every file is written under a temporary name, flushed to disk, then renamed."""
+"""Files: written under a temporary name, flushed to disk, then renamed; and what can't be read becomes one line."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
+import re
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from omniad.errors import UserError
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # names of `tempfile`, as `atomic_write` asks for them
+REASON = 200  # characters of an error's text in a message, at most
+MOST_TEXT = 2**28  # bytes of a text file that is read whole
 
 
 @contextmanager
@@ -40,6 +47,74 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `atomic_write` left in a folder when its process was killed; the caller alone writes there."""
+    if folder.is_dir():
+        for file in folder.iterdir():
+            if TEMPORARY.fullmatch(file.name) and file.is_file():
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def reading(file: str | Path, problem: str) -> Iterator[None]:
+    """Whatever a file that may be damaged, or a stranger's, makes its reader raise or warn of becomes one line.
+
+    A whole family of errors, up to RecursionError and MemoryError, is what decoders raise of such files, so it is not
+    listed. Hence this block holds the reading and nothing else.
+
+    Args:
+        file: what is read.
+        problem: what to call it and what to do: "not written by `omniad train`; train the run again".
+
+    Raises:
+        UserError: "<file>: <problem> (<reason>)".
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{file}: can't be read: {error.strerror or in_one_line(error)}") from error
+    except Exception as error:
+        raise UserError(f"{file}: {problem} ({in_one_line(error)})") from error
+
+
+def in_one_line(error: BaseException | str) -> str:
+    """A text, an error's, or its kind where it has none, in one line of at most REASON printable characters."""
+    text = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)[: 4 * REASON]).split())
+    return (text or type(error).__name__)[:REASON]
+
+
+def read_text(file: str | Path, most: int = MOST_TEXT) -> str:
+    """A UTF-8 file's text. Raises OSError, and ValueError of what is no file, no text or has more bytes than `most`."""
+    path = Path(file)
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")
+    with path.open("rb") as handle:
+        content = handle.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most / 1e6:,.0f} MB")
+    return content.decode()
+
+
+def read_csv(file: str | Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """A CSV file's rows by column; those of `columns` are there, in every row. Raises what `read_text` does."""
+    rows = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
+    absent = set(columns) - set(rows.fieldnames or ())
+    if absent:
+        raise ValueError(f"no column {min(absent)}")
+    found = []
+    for row in rows:
+        if None in row or None in row.values():
+            raise ValueError(f"line {rows.line_num} has another number of fields than the first")
+        found.append(row)
+    return found
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

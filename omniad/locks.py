@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -16,6 +17,7 @@ from omniad.errors import UserError
 from omniad.files import cannot_write
 
 POLL_S = 0.2
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 log = logging.getLogger(__name__)
 
 
@@ -26,6 +28,8 @@ class HeldError(UserError):
 @contextmanager
 def locked(path: Path, file: Path | None = None, wait: bool = False) -> Iterator[None]:
     """Hold the lock of `path`. The kernel drops it when the process ends, even by kill -9.
+
+    On a file system without `flock` a warning is logged and nothing is locked.
 
     Args:
         path: what is made.
@@ -62,14 +66,20 @@ def _locked_file(path: Path, file: Path) -> IO[str]:
     """The open file that is the lock."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle = file.open("a+", encoding="utf-8")
+        handle = file.open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise cannot_write(file, error) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not file.exists() or not file.samefile(f"/dev/fd/{handle.fileno()}"):
+        if not _is_there(file, handle):
             raise HeldError(f"{path}: another process has just written it; run the command again")
-    except BlockingIOError:
+    except OSError as error:
+        if not isinstance(error, BlockingIOError):
+            if error.errno not in WITHOUT_LOCKS:
+                handle.close()
+                raise cannot_write(file, error) from None
+            log.warning("%s: its file system has no locks (flock); see to it that no second process writes there", path)
+            return handle
         holder = _holder(handle)
         handle.close()
         raise HeldError(f"{path}: in use by another process{holder}; wait until it ends, then try again") from None
@@ -77,6 +87,14 @@ def _locked_file(path: Path, file: Path) -> IO[str]:
         handle.close()
         raise
     return handle
+
+
+def _is_there(file: Path, handle: IO[str]) -> bool:
+    """Whether the open file still has its name; else its holder has removed it between our opening and our lock."""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(handle.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _holder(handle: IO[str]) -> str:

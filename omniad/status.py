@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import datetime
 import fcntl
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from omniad.config import Settings
+from omniad.errors import UserError
+from omniad.files import read_text
 from omniad.runs.files import LOCK, METRICS, MODEL, PROGRESS, RunName
+from omniad.runs.provenance import read_provenance
 from omniad.runs.targets import target_names
+from omniad.runs.weights import measured_others
 from omniad.slurm import SlurmJob, queued_jobs, step_name
 from omniad.wording import duration
 
@@ -55,7 +60,7 @@ def _status(name: RunName, folder: Path, logs: Path, jobs: Mapping[str, SlurmJob
     error = _error(log)
     if error:
         return RunStatus(folder, "failed", f"{error}; log: {log}")
-    if progress or log.exists():
+    if progress is not None or (folder / PROGRESS).exists() or log.exists():
         return RunStatus(folder, "stopped", _in_a_row(_position(progress), f"log: {log}"))
     return RunStatus(folder, "not started")
 
@@ -66,12 +71,20 @@ def _evaluation_status(name: RunName, folder: Path, logs: Path, jobs: Mapping[st
         state = "queued" if evaluation.waits else "running"
         return RunStatus(folder, state, _in_a_row("evaluation", _job(evaluation)))
     if (folder / METRICS).exists():
-        return RunStatus(folder, "done")
+        problem = _metrics_problem(folder)
+        return RunStatus(folder, "trained", problem) if problem else RunStatus(folder, "done")
     log = _log(logs, "evaluate", name)
     error = _error(log)
     if error:
         return RunStatus(folder, "failed", f"evaluation: {error}; log: {log}")
     return RunStatus(folder, "trained", "not evaluated")
+
+
+def _metrics_problem(folder: Path) -> str:
+    try:
+        return measured_others(folder, read_provenance(folder))
+    except UserError as error:
+        return str(error)
 
 
 def _log(logs: Path, step: str, name: RunName) -> Path:
@@ -90,29 +103,42 @@ def _locked(file: Path) -> bool:
     return False
 
 
-def _read_progress(file: Path) -> dict[str, Any]:
+class _Progress(BaseModel):
+    """What is shown of progress.json."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    epoch: int = Field(ge=0, le=10**9)
+    epochs: int = Field(ge=0, le=10**9)
+    step: int = Field(default=0, ge=0)
+    prepared: float | None = Field(default=None, ge=0, le=1)
+    left_s: float | None = Field(default=None, ge=0, le=1e12)
+    updated: Annotated[datetime.datetime, Field(strict=False)]
+
+
+def _read_progress(file: Path) -> _Progress | None:
+    """None when there is none, or not one that a training wrote."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return _Progress.model_validate_json(read_text(file, 100_000))
     except (OSError, ValueError):
-        return {}
+        return None
 
 
-def _position(progress: Mapping[str, Any]) -> str:
-    if not progress:
+def _position(progress: _Progress | None) -> str:
+    if progress is None:
         return ""
-    prepared = progress.get("prepared")
-    if prepared is not None and not progress["step"]:
-        return f"{prepared:.0%} prepared"
-    return f"epoch {progress['epoch']} of {progress['epochs']}"
+    if progress.prepared is not None and not progress.step:
+        return f"{progress.prepared:.0%} prepared"
+    return f"epoch {progress.epoch} of {progress.epochs}"
 
 
-def _left(progress: Mapping[str, Any]) -> str:
+def _left(progress: _Progress | None) -> str:
     """Time left, counted from when the progress was written."""
-    if not progress or progress.get("left_s") is None:
+    if progress is None or progress.left_s is None:
         return ""
-    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(progress["updated"])
-    left = max(0.0, progress["left_s"] - age.total_seconds())
-    return f"about {duration(left)} left"
+    written = progress.updated if progress.updated.tzinfo else progress.updated.replace(tzinfo=datetime.UTC)
+    age = datetime.datetime.now(datetime.UTC) - written
+    return f"about {duration(max(0.0, progress.left_s - age.total_seconds()))} left"
 
 
 def _job(job: SlurmJob | None) -> str:

@@ -1,8 +1,12 @@
-"""Numbers as a person says them: times, counts, lists."""
+"""What a person reads in a message: times, counts, lists, and values that may be of any length."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
+from typing import Any
+
+LONGEST = 80  # characters of a value in a message
 
 
 def duration(seconds: float) -> str:
@@ -23,3 +27,19 @@ def count(number: int | str, noun: str, plural: str = "") -> str:
 def listed(items: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, cut at LONGEST characters; without ever writing all of a huge one."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = LONGEST
+    try:
+        text = short.repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = "a number of thousands of digits"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """A text of at most LONGEST characters."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from omniad.config import ModelSettings, TrainingSettings, load_settings, run_settings, to_yaml
 from omniad.models import Method, build_model, load_model, save_model
 from omniad.models.anomaly_map import smooth
+from omniad.models.checkpoint import METHODS
+from omniad.models.method import LeavesOut
 from omniad.training.loop import train_step
 from omniad.training.state import Position, capture, restore
 
@@ -75,24 +79,33 @@ class AllOf(list[list[Tensor]]):
     def images(self) -> int:
         return sum(len(batch[0]) for batch in self)
 
+    def after(self, images: int) -> Iterator[list[Tensor]]:
+        """The same without the first so many images."""
+        seen = list(accumulate((len(batch[0]) for batch in self), initial=0))
+        return iter(self[seen.index(images) :])
+
 
 class Training:
-    """Preparation and steps of one training on four images, with all of its state."""
+    """Preparation and steps, if there are any, of one training on four images, with all of its state."""
 
     def __init__(self, case: Case):
         self.case, self.settings = case, case.train_settings
         self.model = case.build().train()
         self.optimizers = self.model.make_optimizers(self.settings)
-        self.features = self.model.encode(images())
-        with torch.no_grad():
-            for _ in self.model.prepare(AllOf([self.features]), {}):
-                pass
+        self.settled = False
 
-    def step(self, progress: float = 0.0) -> float:
+    def steps(self, *progress: float) -> list[float]:
+        """The losses of a step at each progress."""
+        return [] if self.model.training_free else [self._step(done) for done in progress]
+
+    def _step(self, progress: float) -> float:
+        if not self.settled:
+            self.features = self.model.encode(images())
+            self.settled = progress >= self.model.features_settle_at(self.settings)
         return train_step(self.model, self.features, self.optimizers, self.settings, progress)[0].item()
 
     def run(self) -> list[float]:
-        return [self.step(number / self.case.steps) for number in range(self.case.steps)]
+        return self.steps(*(number / self.case.steps for number in range(self.case.steps)))
 
     def state(self) -> bytes:
         """What the trainer would save now."""
@@ -129,15 +142,16 @@ def check_maps_and_scores_are_finite_and_shaped(case: Case, folder: Path) -> Non
     assert torch.isfinite(maps).all()
     assert torch.isfinite(scores).all()
     assert maps[0].std() > 0
-    loss = model.train().loss(model.encode(batch), case.train_settings, 0.0)
-    assert (loss.shape, bool(torch.isfinite(loss))) == ((), True)
+    if not model.training_free:
+        loss = model.train().loss(model.encode(batch), case.train_settings, 0.0)
+        assert (loss.shape, bool(torch.isfinite(loss))) == ((), True)
 
 
 def check_everything_follows_the_device(case: Case, folder: Path) -> None:
     """A tensor that stays behind on the CPU can't meet one of the meta device, which has shapes and no numbers."""
     model = case.build().to("meta").train()
     features = model.encode(torch.empty(2, 3, SIZE, SIZE, device="meta"))
-    for progress in (0.0, 0.99):
+    for progress in () if model.training_free else (0.0, 0.99):
         assert model.loss(features, case.train_settings, progress).is_meta
     maps = model.eval().anomaly_maps(features, SIZE)
     assert maps.is_meta
@@ -147,9 +161,9 @@ def check_everything_follows_the_device(case: Case, folder: Path) -> None:
 def check_a_seed_repeats_a_training(case: Case, folder: Path) -> None:
     first, second = Training(case), Training(case)
     torch.manual_seed(3)
-    losses = [first.step(progress) for progress in (0.0, 0.99)]
+    losses = first.steps(0.0, 0.99)
     torch.manual_seed(3)
-    assert [second.step(progress) for progress in (0.0, 0.99)] == losses
+    assert second.steps(0.0, 0.99) == losses
     assert same(first.model, second.model)
     assert not same(first.model, case.build(seed=1))
     assert torch.equal(maps_of(first.model.eval(), images()), maps_of(first.model, images()))
@@ -157,15 +171,37 @@ def check_a_seed_repeats_a_training(case: Case, folder: Path) -> None:
 
 def check_a_killed_training_goes_on_bit_for_bit(case: Case, folder: Path) -> None:
     training = Training(case)
-    training.step(0.0)
+    training.steps(0.0)
     state = training.state()
-    losses = [training.step(progress) for progress in (0.1, 0.9)]
+    losses = training.steps(0.1, 0.9)
     resumed = Training(case)
-    resumed.step(0.0)
+    resumed.steps(0.0)
     torch.manual_seed(99)
     resumed.restore(state)
-    assert [resumed.step(progress) for progress in (0.1, 0.9)] == losses
+    assert resumed.steps(0.1, 0.9) == losses
     assert same(resumed.model, training.model)
+
+
+def check_a_killed_preparation_goes_on_bit_for_bit(case: Case, folder: Path) -> None:
+    """Wherever it gave something to keep: the trainer saves that, the model's entries and the random state."""
+    model = case.build().train()
+    batches = AllOf([model.encode(part) for part in images().split(1)])
+    kept_states = []
+    with torch.no_grad():
+        for _, kept in model.prepare(batches, {}):
+            if kept:
+                buffer = io.BytesIO()
+                torch.save((capture(model, [], Position(), CPU), dict(kept)), buffer)
+                kept_states.append(buffer.getvalue())
+        for saved in kept_states:
+            state, kept = torch.load(io.BytesIO(saved), weights_only=True)
+            resumed = case.build(seed=1).train()
+            resumed.encoder.load_state_dict(model.encoder.state_dict())
+            torch.manual_seed(99)
+            restore(state, resumed, [], CPU)
+            for _ in resumed.prepare(batches, kept):
+                pass
+            assert same(resumed, model)
 
 
 def check_gradients_only_where_trained(case: Case, folder: Path) -> None:
@@ -173,7 +209,7 @@ def check_gradients_only_where_trained(case: Case, folder: Path) -> None:
     before = {name: value.clone() for name, value in training.model.encoder.state_dict().items()}
     with_gradient: set[int] = set()
     for progress in (0.0, 0.99):
-        training.step(progress)
+        training.steps(progress)
         with_gradient |= {id(p) for p in training.model.parameters() if p.grad is not None}
     groups = [group for optimizer in training.optimizers for group in optimizer.param_groups]
     optimized = [id(parameter) for group in groups for parameter in group["params"]]
@@ -204,6 +240,19 @@ def check_an_image_does_not_depend_on_its_batch(case: Case, folder: Path) -> Non
     torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-5)
 
 
+def check_an_image_left_out_is_as_if_it_were_new(case: Case, folder: Path) -> None:
+    """Where a method can do that: against the same method that has never seen the image, but for what it samples."""
+    model, _ = trained(case)
+    if not isinstance(model, LeavesOut):
+        return
+    own = torch.arange(4)
+    left_out = model.anomaly_maps(model.encode(images()), SIZE, own)
+    seen, strange = maps_of(model, images()), model.anomaly_maps(model.encode(images()), SIZE, own + 100)
+    torch.testing.assert_close(strange, seen, rtol=1e-4, atol=1e-5)
+    assert (left_out >= seen - 1e-5).all()
+    assert (left_out.mean(dim=(1, 2)) > seen.mean(dim=(1, 2))).all()
+
+
 def check_four_images_are_overfitted(case: Case, folder: Path) -> None:
     _, losses = trained(case)
     few = max(1, len(losses) // 20)
@@ -228,3 +277,9 @@ def same(one: Method, other: Method) -> bool:
 
 
 CHECKS = [check for name, check in list(globals().items()) if name.startswith("check_")]
+STEPPING = [check_a_killed_training_goes_on_bit_for_bit, check_four_images_are_overfitted]
+
+
+def checks_of(case: Case) -> list[Callable[[Case, Path], None]]:
+    """All checks, for a method without training steps all but those of its steps."""
+    return [check for check in CHECKS if not (METHODS[case.settings.method].training_free and check in STEPPING)]

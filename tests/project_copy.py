@@ -24,6 +24,7 @@ TINY: dict[str, Any] = {
 
 def copy_project(folder: Path) -> Path:
     """The project without data and results."""
+    folder.mkdir(exist_ok=True)
     for part in PARTS:
         source = REPOSITORY / part
         if source.is_dir():
@@ -35,7 +36,8 @@ def copy_project(folder: Path) -> Path:
 
 def start_snakemake(folder: Path, *arguments: str, output: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Snakemake in a copy of the project, with that copy's package; its whole output in one file, or on a pipe."""
-    command = [sys.executable, "-m", "snakemake", *arguments]
+    own = folder / ".venv/bin/python"
+    command = [own if own.exists() else sys.executable, "-m", "snakemake", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True)
 

@@ -22,6 +22,7 @@ from omniad.models.baselines.hilbert import hilbert_order
 from omniad.models.baselines.mambaad import HSSBlock, LSSModule, scan_orders
 from omniad.models.baselines.selective_scan import chunked_scan, has_kernel, scan_in_orders
 from omniad.models.complexity import complexity
+from omniad.models.kernels import lacking
 from omniad.training.loop import train_step
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +96,7 @@ def test_triton_kernel_on_a_gpu():
 def test_scan_without_triton_or_a_compiler_is_plain_pytorch_and_says_so(monkeypatch, caplog):
     for missing, reason in [("find_spec", "Triton"), ("which", "C compiler")]:
         has_kernel.cache_clear()
+        lacking.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr("importlib.util.find_spec", lambda _, m=missing: None if m == "find_spec" else object())
             patch.setattr("shutil.which", lambda _: None)
@@ -102,6 +104,7 @@ def test_scan_without_triton_or_a_compiler_is_plain_pytorch_and_says_so(monkeypa
         assert reason in caplog.text
         caplog.clear()
     has_kernel.cache_clear()
+    lacking.cache_clear()
 
 
 @pytest.mark.parametrize("side", [1, 2, 4, 8, 16])

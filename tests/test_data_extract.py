@@ -1,8 +1,10 @@
 """Hostile and damaged archives leave nothing behind; a folder is whole or not there."""
 
+import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -216,3 +218,120 @@ def test_kill_in_the_middle_then_the_same_command_ends_right(tmp_path):
     assert answer.returncode == 0, answer.stderr
     assert len(list((tmp_path / "set").glob("*/*.txt"))) == 10_000
     assert left(tmp_path) == ["extracted.json", "own.yaml", "set"]
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("ending", ["gz", "xz", "bz2"])
+def test_no_flipped_bit_gives_other_files(tmp_path, ending):
+    """Refused, or (in a time or a name of gzip's own) harmless."""
+    files = [(f"{number}.bin", os.urandom(90) * 3) for number in range(6)]
+    own = tar(tmp_path, *files, mode=f"w:{ending}", name=f"set.tar.{ending}")
+    archive, harmless = tmp_path / f"set.tar.{ending}", 0
+    whole = archive.read_bytes()
+    for bit in range(0, 8 * len(whole), max(1, len(whole) // 25)):
+        archive.write_bytes(flipped(whole, bit))
+        try:
+            extract_source(own)
+        except UserError:
+            assert left(tmp_path) in ([], [archive.name])
+            continue
+        harmless += 1
+        assert {path.name: path.read_bytes() for path in (tmp_path / "set").glob("*.bin")} == dict(files)
+        shutil.rmtree(tmp_path / "set")
+    assert harmless <= 10
+
+
+@pytest.mark.parametrize("end", [1, 4, 9, 30])
+@pytest.mark.parametrize("ending", ["gz", "xz", "bz2"])
+def test_an_archive_without_its_last_bytes_is_cut_off(tmp_path, ending, end):
+    own = tar(tmp_path, ("a", b"one"), mode=f"w:{ending}", name=f"set.tar.{ending}")
+    archive = tmp_path / f"set.tar.{ending}"
+    archive.write_bytes(archive.read_bytes()[:-end])
+    with pytest.raises(UserError, match="damaged or cut off"):
+        extract_source(own)
+
+
+def change(archive, position, content):
+    with archive.open("r+b") as file:
+        file.seek(position)
+        file.write(content)
+
+
+@pytest.mark.parametrize(
+    ("position", "content", "told"),
+    [
+        (1024, b"X", "bad checksum, at byte 1,024"),  # the second member's header
+        (1024, bytes(512), "more follows where it says that it ends"),  # the same, wiped out
+        (0, b"X", "bad checksum, at byte 0"),
+        (1024 + 124, b"99999999999", "bad checksum"),
+    ],
+)
+def test_a_damaged_header_does_not_end_a_tar(tmp_path, position, content, told):
+    own = tar(tmp_path, ("a", b"one"), ("b", b"two"))
+    change(tmp_path / "set.tar", position, content)
+    with pytest.raises(UserError, match=told):
+        extract_source(own)
+    assert left(tmp_path) == []
+
+
+def test_a_tar_without_its_end_is_cut_off(tmp_path):
+    own = tar(tmp_path, ("a", b"one"), ("b", b"two"))
+    archive = tmp_path / "set.tar"
+    archive.write_bytes(archive.read_bytes()[:2048])  # both members, whole
+    with pytest.raises(UserError, match="empty header"):
+        extract_source(own)
+
+
+@pytest.mark.parametrize("size", ["-512", "-1"])
+def test_a_size_below_zero_is_refused(tmp_path, size):
+    info = tarfile.TarInfo("a")
+    info.pax_headers = {"size": size}
+    with tarfile.open(tmp_path / "set.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info)
+    with pytest.raises(UserError, match="has a size below 0"):
+        extract_source(source(tmp_path, "set.tar"))
+
+
+def test_a_header_of_gigabytes_is_refused(tmp_path):
+    info = special("a", b"x")
+    info.size = 2**31
+    (tmp_path / "set.tar").write_bytes(info.tobuf() + bytes(1024))
+    with pytest.raises(UserError, match="a header of 2,147,483,648 bytes"):
+        extract_source(source(tmp_path, "set.tar"))
+
+
+def test_one_limit_for_an_archive_and_all_inside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(extracting, "SMALL_BYTES", 2**20)
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(2**20 - 2**14))
+    with pytest.raises(UserError, match="unpacks to more than"):
+        extract_source(zipped(tmp_path, *((f"{number}.ZIP", inner.getvalue()) for number in range(3))))
+    assert left(tmp_path) == []
+    extract_source(zipped(tmp_path, ("0.zip", inner.getvalue())))
+
+
+def test_an_archive_is_what_is_published_or_was_recorded(tmp_path):
+    own = tar(tmp_path, ("a", b"one"))
+    archive = tmp_path / "set.tar"
+    sha256, size = hashlib.sha256(archive.read_bytes()).hexdigest(), archive.stat().st_size
+    known = own.model_copy(update={"sha256": sha256, "size_bytes": size})
+    change(archive, 512, b"two")  # content of a plain tar has no checksum of its own
+    with pytest.raises(UserError, match=f"instead of {sha256}; remove it and fetch it anew"):
+        extract_source(known)
+    (tmp_path / "set.tar.json").write_text(json.dumps({"sha256": sha256}))
+    with pytest.raises(UserError, match="recorded"):
+        extract_source(own)
+    assert not (tmp_path / "set").exists()
+    change(archive, 512, b"one")
+    extract_source(known)
+
+
+def test_a_name_too_long_for_the_disk_is_told(tmp_path):
+    with pytest.raises(UserError, match="a name too long for this disk"):
+        extract_source(tar(tmp_path, ("x" * 300, b"one")))

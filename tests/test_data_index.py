@@ -263,3 +263,59 @@ def test_every_shipped_source_has_counts_and_a_licence():
     for source in load_settings().sources.values():
         assert read_counts(source.counts, source.views) is not None
         assert source.licence
+
+
+HEADER = "class,split,label,defect,image,mask\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("", "no rows"),
+        ("a,test,2,bent,b.png,\n", "label 2: must be 0 (normal) or 1 (anomalous)"),
+        ("a,test,999999999999999999999999999999,g,b.png,\n", "not an index"),
+        ("a,evil,0,good,b.png,\n", "split 'evil': must be one of train, test, validation"),
+        ("a,train,0,good,../../b.png,\n", "path '../../b.png': must lie inside the data set's folder"),
+        ("a,train,0,good,/etc/b.png,\n", "path '/etc/b.png': must lie inside"),
+        ("a,test,1,bent,b.png,c/../../m.png\n", "path 'c/../../m.png': must lie inside"),
+        ("a,train,0,good,,\n", "path '': must lie inside"),
+        ("../../up,train,0,good,b.png,\n", "class '../../up': must be one name, without slashes"),
+        ("/etc/x,train,0,good,b.png,\n", "class '/etc/x': must be one name"),
+        ("..,train,0,good,b.png,\n", "class '..': must be one name"),
+        (",train,0,good,b.png,\n", "class '': must not be empty"),
+        ("a,test,1,../bent,b.png,\n", "defect '../bent': must be one name"),
+        ("mean,train,0,good,b.png,\n", "class 'mean': this name stands for the mean over classes"),
+        ('"a\0b",train,0,good,b.png,\n', "must not have control characters"),
+    ],
+)
+def test_an_index_that_somebody_edited_is_checked_when_it_is_read(tmp_path, rows, told):
+    (tmp_path / "index.csv").write_text(HEADER + rows)
+    with pytest.raises(UserError) as raised:
+        read_index(tmp_path / "index.csv")
+    assert told in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["/tmp/escaped", "../../escaped", "..", "mean", "a\\b", "x" * 300])
+def test_a_class_of_a_data_sets_own_list_stays_in_its_folder(visa, realiad, name):
+    split = visa / "split_csv/1cls.csv"
+    split.write_text(split.read_text().replace("candle,", f"{name},"))
+    assert "class " in problems(visa, "visa")
+    labels = realiad / "realiad_jsons/realiad_jsons/plug.json"
+    labels.write_text(labels.read_text().replace('"category": "plug"', f'"category": {json.dumps(name)}'))
+    assert "class " in problems(realiad, "realiad", resolution=512)
+
+
+@pytest.mark.parametrize("path", ["../../etc/x.png", "/etc/x.png", "a\u0000b.png", "\ud800.png"])
+def test_an_image_of_a_data_sets_own_list_stays_in_its_folder(realiad, path):
+    labels = realiad / "realiad_jsons/realiad_jsons/plug.json"
+    content = json.loads(labels.read_text())
+    content["train"][0]["image_path"] = f"../../{path}" if not path.startswith("/") else f"..{path}"
+    labels.write_text(json.dumps(content))
+    assert "must lie inside the data set's folder" in problems(realiad, "realiad", resolution=512)
+
+
+@pytest.mark.parametrize("line", ["candle,train,normal", "candle,train,normal,a.JPG,,more", '"candle'])
+def test_a_line_of_another_width_is_named(visa, line):
+    with (visa / "split_csv/1cls.csv").open("a") as file:
+        file.write(line + "\n")
+    assert "line 5: must have the 5 columns" in problems(visa, "visa")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from PIL import Image
 
 from omniad.config import SourceSettings
 from omniad.data import growing_pack, pack_writer
+from omniad.data.images import read_masks
 from omniad.data.index import write_index
 from omniad.data.pack_writer import write_pack
-from omniad.data.packs import NOTE, open_pack
+from omniad.data.packs import NOTE, PUBLISHED, open_pack, read_rows
 from omniad.errors import UserError
 
 SIZE = 32
@@ -90,13 +92,35 @@ def test_images_and_masks_are_pils_bit_for_bit(folder):
     for row, (image, mask) in enumerate(zip(made.index["image"], made.index["mask"], strict=True)):
         pixels = Image.open(folder / image).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(made.images[row], np.asarray(pixels))
-        expected = np.zeros((SIZE, SIZE))
+        expected = published = np.zeros((SIZE, SIZE))
         if mask:
-            defect = Image.fromarray((np.asarray(Image.open(folder / mask)) > 0).astype(np.float32))
-            expected = np.asarray(defect.resize((SIZE, SIZE), Image.Resampling.BILINEAR)) > 0.5
+            defect = np.asarray(Image.open(folder / mask)) > 0
+            numbers, greys = Image.fromarray(defect.astype(np.float32)), Image.fromarray(np.uint8(defect) * 255)
+            expected = np.asarray(numbers.resize((SIZE, SIZE), Image.Resampling.BILINEAR)) > 0.5
+            # torchvision's ToTensor, then the toolbox's rule
+            published = np.asarray(greys.resize((SIZE, SIZE), Image.Resampling.BILINEAR)) / 255 > 0.5
             assert expected.any()
-        np.testing.assert_array_equal(made.masks[row], expected)
+        np.testing.assert_array_equal(made.masks(row), expected)
+        np.testing.assert_array_equal(made.masks(row, PUBLISHED), published)
     assert names(made.folder) == ["images.npy", "masks.npy", NOTE]
+
+
+def test_a_pixel_that_is_half_defect_is_one_in_the_published_definition_alone(tmp_path):
+    """At half the side a pixel is 1, 3, 3, 1 eighths of four: columns 3 and 4 make two pixels of 3/8 + 1/8 each."""
+    columns = np.zeros((8, 8), np.uint8)
+    columns[:, [3, 4]] = 1  # any value above 0 is defect
+    Image.fromarray(columns).save(tmp_path / "mask.png")
+    exact, published, _ = read_masks(tmp_path / "mask.png", 4)
+    assert (exact.any(axis=0).tolist(), published.any(axis=0).tolist()) == ([False] * 4, [False, True, True, False])
+
+
+def test_a_pack_of_an_older_version_is_refused(folder):
+    made = pack(folder)
+    note = json.loads((made.folder / NOTE).read_text())
+    del note["version"]
+    (made.folder / NOTE).write_text(json.dumps(note))
+    with pytest.raises(UserError, match="older version of omniad; remove the folder"):
+        open_pack(made.folder)
 
 
 def test_the_digest_is_of_the_content_and_each_resolution_has_its_own(folder):
@@ -166,7 +190,7 @@ def test_what_a_stopped_call_did_is_kept_as_far_as_its_hashes_vouch_for_it(folde
 
 def test_a_worker_that_the_system_ends_is_told_and_the_work_goes_on(folder, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"the system ended a worker.*repeat to go on"):
-        patch.setattr(pack_writer, "read_mask", lambda file, size: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(pack_writer, "read_masks", lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
         pack(folder)
     assert pack(folder).images.any(axis=(1, 2, 3)).all()
 
@@ -221,3 +245,35 @@ def test_kill_in_the_middle_then_the_same_command_ends_right(tmp_path, monkeypat
     assert (images == expected).all()
     assert names(tmp_path / "64") == ["images.npy", "masks.npy", NOTE]
     assert os.access(tmp_path / "64/images.npy", os.R_OK)
+
+
+def test_rows_are_read_past_the_mapping(tmp_path):
+    file, rng = tmp_path / "0.npy", np.random.default_rng(0)
+    np.save(file, rng.random((50, 7, 9)).astype(np.float16))
+    array, rows = np.load(file, mmap_mode="r"), rng.permutation(50)[:20]
+    assert np.array_equal(read_rows(array, rows), array[rows])
+    assert np.array_equal(read_rows(array[3:], rows[:9] % 40), array[3:][rows[:9] % 40])  # a part of a mapping
+    assert np.array_equal(read_rows(np.array(array), rows), array[rows])
+    assert read_rows(array, np.arange(0)).shape == (0, 7, 9)
+    with file.open("rb+") as cut:
+        cut.truncate(file.stat().st_size - 1)
+    with pytest.raises(OSError, match="ends too early"):
+        read_rows(array, np.array([49]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells which pages are a process's own")
+def test_what_is_read_is_no_memory_of_the_process(tmp_path):
+    file = tmp_path / "0.npy"
+    np.save(file, np.ones((64, 2**16), np.uint8))  # 4 MiB
+    array = np.load(file, mmap_mode="r")
+
+    def resident() -> int:
+        """KiB of the mapping."""
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        next(line for line in lines if line.endswith(str(file)))
+        return int(next(line for line in lines if line.startswith("Rss:")).split()[1])
+
+    assert read_rows(array, np.arange(64)).all()
+    assert resident() < 128
+    assert array[np.arange(64)].all()
+    assert resident() >= 4096

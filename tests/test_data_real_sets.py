@@ -133,7 +133,7 @@ def test_from_an_address_to_packed_arrays_and_never_again_without_need(clone, se
             with Image.open(miniatures / layout / index["image"][row]) as image:
                 expected = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
             np.testing.assert_array_equal(pack.images[row], np.asarray(expected))
-        assert pack.masks[(index["mask"] == "").to_numpy()].sum() == 0
+        assert pack.mask_bits[(index["mask"] == "").to_numpy()].sum() == 0
     for told in ("CC BY-NC-SA 4.0", "CC BY 4.0", "on the conditions accepted at its page"):
         assert told in output
     record = json.loads((clone / "data/archives/mvtec_anomaly_detection.tar.xz.json").read_text())
@@ -202,4 +202,4 @@ def test_a_data_set_of_ones_own_as_the_documentation_shows_it(tmp_path, monkeypa
         assert main([*command, "--config", "parts.yaml"]) == 0
     pack = open_pack(tmp_path / out)
     assert pack.index["label"].tolist() == [0, 1, 0]
-    assert pack.masks.any(axis=(1, 2)).tolist() == [False, True, False]
+    assert pack.mask_bits.any(axis=(1, 2)).tolist() == [False, True, False]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from detector_runs import TINY, make_run, no_speed_test, write_image, write_images
+from PIL import Image
 from safetensors.torch import load_file
 
 from omniad.cli import main
@@ -121,6 +122,34 @@ def test_images_that_were_added_are_packed_anew(tmp_path):
     assert len(np.load(tmp_path / "run/prepared/bolts/64/images.npy", mmap_mode="r")) == 8
 
 
+def test_images_replaced_under_the_same_names_train_a_new_detector(tmp_path, caplog):
+    folder = write_images(tmp_path / "bolts", 4)
+    fit(folder, tmp_path / "run", epochs=1, settings=TINY)
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    for number in range(4):
+        write_image(folder / f"{number:03}.png", seed=90 + number)
+    with caplog.at_level("INFO"):
+        fit(folder, tmp_path / "run", epochs=1, settings=TINY)
+    assert "data.sha256 was" in caplog.text
+    assert (tmp_path / "run/model.safetensors").read_bytes() != before
+
+
+def test_a_run_folder_is_the_same_however_it_is_named_and_wherever_it_is_moved(fitted, tmp_path, monkeypatch):
+    own = shutil.copytree(fitted / "run", tmp_path / "moved")
+    assert load_run_settings(own).pack_folder == own / "prepared/parts/64"
+    monkeypatch.chdir(fitted)
+    before = Path("run/model.safetensors").read_bytes()
+    fit("parts", "run", epochs=3, quantile=0.5, settings=TINY)  # fitted with absolute paths
+    assert Path("run/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("epochs", [10**12])
+def test_epochs_beyond_reason_are_refused(tmp_path, epochs):
+    folder = write_images(tmp_path / "bolts", 4)
+    with pytest.raises(UserError, match=r"omniad fit: 'training\.epochs' must be at most 1,000,000"):
+        fit(folder, tmp_path / "run", epochs=epochs, settings=TINY)
+
+
 def test_fit_predict_and_evaluate_as_typed(fitted, overlay, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(fitted / "parts", "parts")
@@ -129,7 +158,9 @@ def test_fit_predict_and_evaluate_as_typed(fitted, overlay, tmp_path, monkeypatc
     Path("parts/nut/good").rename("parts/nut/train/good")
     Path("parts/nut/scratch").rename("parts/nut/test/scratch")
     Path("parts/nut/ground_truth/scratch").mkdir(parents=True)
-    write_image(Path("parts/nut/ground_truth/scratch/000_mask.png"))
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:30, 20:30] = 255
+    Image.fromarray(mask).save("parts/nut/ground_truth/scratch/000_mask.png")
     assert main(["fit", "parts", "--out", "run", "--epochs", "1", "--config", overlay]) == 0
     assert main(["predict", "run", "parts", "--out", "out"]) == 0
     with Path("out/scores.csv").open() as lines:
@@ -222,6 +253,6 @@ def test_weights_that_cannot_be_fetched_are_told_with_address_and_place(tmp_path
 
 
 def test_epochs_by_default_make_about_five_thousand_steps_within_the_papers():
-    assert default_epochs(226) == 22  # MVTec-AD's 3,629 images
-    assert default_epochs(5) == 500  # 80 images: as many as the paper trains
-    assert default_epochs(10_000) == 10
+    assert default_epochs(5000, 226) == 22  # MVTec-AD's 3,629 images
+    assert default_epochs(5000, 5) == 500  # 80 images: as many as the paper trains
+    assert default_epochs(5000, 10_000) == 10

@@ -58,7 +58,7 @@ def test_fit_killed_and_repeated_then_predict_outside_a_checkout(installed, tmp_
         killed.send_signal(signal.SIGKILL)
     assert not (tmp_path / "run/model.safetensors").exists()
     again = call(installed, tmp_path, *arguments)
-    assert (again.returncode, "goes on after epoch" in again.stderr) == (0, True), again.stderr
+    assert (again.returncode, "resuming after epoch" in again.stderr) == (0, True), again.stderr
     no_speed_test(monkeypatch)
     fit(tmp_path / "bolts", tmp_path / "whole", epochs=15, settings=TINY)
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("run", "whole")]

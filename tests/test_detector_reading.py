@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from omniad.config import SourceSettings
-from omniad.data.images import read_any_image
+from omniad.data.images import decode_image
 from omniad.data.index import read_index, write_index
 from omniad.data.pack_writer import write_pack
 from omniad.data.packs import open_pack
@@ -25,7 +25,7 @@ AS_RGB = np.repeat(GREY[..., None], 3, axis=2)
 def saved(file: Path, pixels: np.ndarray, **options) -> np.ndarray:
     """The pixels after a round trip through a file."""
     Image.fromarray(pixels).save(file, **options)
-    return np.asarray(read_any_image(file))
+    return np.asarray(decode_image(file))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
@@ -59,12 +59,12 @@ def test_alpha_is_dropped_and_palettes_are_looked_up(tmp_path):
     palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
     for name, options in (("c.png", {}), ("d.png", {"transparency": bytes([0, 128, 255])})):
         image.save(tmp_path / name, "PNG", **options)
-        np.testing.assert_array_equal(np.asarray(read_any_image(tmp_path / name)), palette[np.asarray(image)])
+        np.testing.assert_array_equal(np.asarray(decode_image(tmp_path / name)), palette[np.asarray(image)])
     Image.fromarray(RGB).convert("CMYK").save(tmp_path / "f.tif")  # without black: 255 minus each of red, green, blue
-    np.testing.assert_array_equal(np.asarray(read_any_image(tmp_path / "f.tif")), RGB)
+    np.testing.assert_array_equal(np.asarray(decode_image(tmp_path / "f.tif")), RGB)
     Image.fromarray(GREY > 100).save(tmp_path / "e.png")
     expected = np.where(AS_RGB > 100, 255, 0)
-    np.testing.assert_array_equal(np.asarray(read_any_image(tmp_path / "e.png")), expected)
+    np.testing.assert_array_equal(np.asarray(decode_image(tmp_path / "e.png")), expected)
 
 
 # EXIF's orientation -> how the upright image is stored, by the standard's words for where row 0 and column 0 lie.

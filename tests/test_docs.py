@@ -66,7 +66,8 @@ def test_a_bug_is_one_line_too(monkeypatch, capsys):
     monkeypatch.setattr("omniad.commands.settings.snapshot_text", lambda settings: 1 / 0)
     assert main(["settings"]) == 1
     assert capsys.readouterr().err == (
-        "omniad: unexpected ZeroDivisionError: division by zero; repeat with --debug to see where it comes from\n"
+        "omniad: unexpected ZeroDivisionError: division by zero; this is a bug: repeat with --debug and report the "
+        "traceback\n"
     )
     with pytest.raises(ZeroDivisionError):
         main(["settings", "--debug"])

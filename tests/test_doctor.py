@@ -82,7 +82,7 @@ def test_weights_are_missing_then_not_the_right_ones_then_verified(settings, tmp
     file.parent.mkdir()
     file.write_bytes(b"something else")
     found = findings(settings)["weights"]
-    assert (found.state, "not the one in its name" in found.text) == ("broken", True)
+    assert (found.state, "not the one of" in found.text) == ("broken", True)
     right = hashlib.sha256(b"something else").hexdigest()[:8]
     monkeypatch.setattr("omniad.data.weights.name_hash", lambda name: right)
     assert findings(settings)["weights"].state == "ok"
@@ -159,4 +159,4 @@ def test_outside_a_checkout_nothing_is_configured_and_that_is_told(monkeypatch, 
     for command in (["complexity"], ["report"], ["check"], ["train", *TRAIN]):
         assert main(command) == 1
         error = capsys.readouterr().err
-        assert "call this in a checkout of omniad" in error and error.count(os.linesep) == 1
+        assert "run this in a checkout of omniad" in error and error.count(os.linesep) == 1

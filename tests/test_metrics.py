@@ -140,6 +140,20 @@ def test_masks_need_not_be_binary_nor_arrays_contiguous():
     assert class_metrics(maps[:, ::-1], masks[:, ::-1]) == pytest.approx(expected, abs=CLOSE)
 
 
+def test_each_definition_has_its_own_masks_where_they_differ():
+    rng = np.random.default_rng(0)
+    maps, masks = rng.random((4, 16, 16), np.float32), np.zeros((4, 16, 16), bool)
+    masks[1:, 4:8, 4:8] = True
+    published = masks.copy()
+    published[2, 4:8, 8] = True  # a column of halves
+    result = evaluate_class(maps, masks, None, published)
+    assert result.metrics["exact"].fractions == class_metrics(maps, masks, definition="exact")
+    assert result.metrics["published"].fractions == class_metrics(maps, published, definition="published")
+    assert result.metrics["published"].fractions != class_metrics(maps, masks, definition="published")
+    with pytest.raises(UserError, match="masks: shape"):
+        evaluate_class(maps, masks, None, published[:3])
+
+
 def test_published_takes_the_image_label_from_the_resized_mask():
     """An annotated defect of which nothing is left in the mask: anomalous for exact, normal for published."""
     maps = np.array([[[0.1, 0.2]], [[0.3, 0.1]], [[0.2, 0.9]]])

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from omniad.config import Learnable, ModelSettings
-from omniad.models.attention import Attention, RandomProjection, eager_attention, fused_attention, upsample
+from omniad.models.attention import Attention, eager_attention, fused_attention, upsample
+from omniad.models.random_projection import RandomProjection, RandomProjections
 
 D, T, SIZE = 16, 4, (3, 5)
 N = SIZE[0] * SIZE[1]
@@ -19,7 +20,9 @@ N = SIZE[0] * SIZE[1]
 def attention(learnable: Learnable, **changes: Any) -> Any:
     torch.manual_seed(0)
     settings = ModelSettings(**{"tokens": T, "heads": 2, **changes})
-    module = Attention(D, learnable, settings, torch.Generator().manual_seed(0)).double()
+    projections = RandomProjections(torch.Generator().manual_seed(0))
+    module = Attention(D, learnable, settings, projections).double()
+    projections.draw(torch.device("cpu"))
     for parameter in module.parameters():  # no zeros, so that every parameter matters
         nn.init.normal_(parameter)
     return module
@@ -115,10 +118,13 @@ def test_upsample_lays_tokens_out_as_a_grid():
 def test_starts_of_the_two_readings():
     settings = ModelSettings(tokens=64)
     torch.manual_seed(0)
-    ours: Any = Attention(256, "q", settings, torch.Generator())
+    random = RandomProjections(torch.Generator())
+    ours: Any = Attention(256, "q", settings, random)
     assert ours.bias is None
     assert ours.tokens.std().item() == pytest.approx(0.02, rel=0.02)  # 16384 draws
-    released: Any = Attention(256, "q", settings.model_copy(update={"variant": "released"}), torch.Generator())
+    released: Any = Attention(
+        256, "q", settings.model_copy(update={"variant": "released"}), RandomProjections(torch.Generator())
+    )
     assert not released.tokens.any() and not released.bias.any()
     assert released.bias.shape == (1, 8, 64, 1)
     assert list(dict(released.named_parameters())) == ["tokens", "bias"] + [
@@ -126,19 +132,51 @@ def test_starts_of_the_two_readings():
     ]
 
 
-def test_random_projection_is_drawn_anew_and_distributed_as_nn_linear():
+def test_random_projections_are_drawn_anew_and_distributed_as_nn_linear():
     width = 64
-    projection = RandomProjection(width, torch.Generator().manual_seed(0))
+    projections = RandomProjections(torch.Generator().manual_seed(0))
+    projection = RandomProjection(width, projections)
     assert not list(projection.parameters()) and not projection.state_dict()
-    x = torch.randn(4, width)
-    assert not torch.equal(projection(x), projection(x))
-    weight, bias = projection._draw(x)
+    x, outputs = torch.randn(4, width), []
+    for _ in range(2):
+        projections.draw(x.device)
+        outputs.append(projection(x))
+    assert not torch.equal(*outputs)
+    weight, bias = projection.layers[0][:-1], projection.layers[0][-1]
     torch.manual_seed(0)
     reference = nn.Linear(width, width)
     for ours, theirs in ((weight, reference.weight), (bias, reference.bias)):
         assert ours.shape == theirs.shape
         assert ours.abs().max() <= 1 / math.sqrt(width)
     assert weight.std().item() == pytest.approx(reference.weight.std().item(), rel=0.05)
+
+
+def test_one_draw_for_all_projections_gives_the_numbers_of_one_draw_a_layer():
+    """What a seed gives, written out: layer by layer, in the order in which the projections are called."""
+    projections = RandomProjections(torch.Generator().manual_seed(5))
+    members = [RandomProjection(width, projections) for width in (32, 32, 16)]
+    by_hand = torch.Generator().manual_seed(5)
+    for _ in range(2):  # forward passes
+        projections.draw(torch.device("cpu"))
+        for member in members:
+            x = torch.randn(3, member.width)
+            drawn = []
+            for _ in range(2):
+                bound = 1 / math.sqrt(member.width)
+                drawn.append(torch.empty(member.width + 1, member.width).uniform_(-bound, bound, generator=by_hand))
+            (a, b), (c, d) = ((layer[:-1], layer[-1]) for layer in drawn)
+            expected = nn.functional.silu(x @ a.T + b) @ c.T + d
+            torch.testing.assert_close(member(x), expected)
+
+
+def test_projections_first_drawn_in_inference_serve_training():
+    projections = RandomProjections(torch.Generator())
+    projection = RandomProjection(8, projections)
+    with torch.inference_mode():
+        projections.draw(torch.device("cpu"))
+    x = torch.randn(2, 8, requires_grad=True)
+    projection(x).sum().backward()
+    assert x.grad is not None and x.grad.any()
 
 
 def test_gradients_pass_through_the_random_projection():

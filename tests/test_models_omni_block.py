@@ -10,6 +10,7 @@ from torch import nn
 
 from omniad.config import ModelSettings
 from omniad.models.omni_block import LocalBranch, OmniBlock
+from omniad.models.random_projection import RandomProjections
 
 D, H, W = 8, 4, 4
 
@@ -53,7 +54,7 @@ def local_branch(x: torch.Tensor, branch: Any) -> torch.Tensor:
 def block(**changes: Any) -> Any:
     torch.manual_seed(0)
     settings = ModelSettings(**{"tokens": 4, "heads": 2, "projection": "none", **changes})
-    module = OmniBlock(D, settings, torch.Generator()).double()
+    module = OmniBlock(D, settings, RandomProjections(torch.Generator())).double()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module

@@ -139,7 +139,7 @@ def test_both_definitions_stand_side_by_side(settings, tmp_path):
 def test_what_was_not_recorded_is_a_dash(settings, tmp_path):
     with_record(settings, "default", {})
     (run,) = finished_runs(tmp_path)
-    assert set(record(run, tmp_path)[1:]) == {"\N{EN DASH}", "imagenet \N{EN DASH}", "no counter"}
+    assert set(record(run, tmp_path)[1:]) == {"\N{EN DASH}", "timm \N{EN DASH}", "no counter"}
 
 
 def test_energy_is_told_where_a_counter_was_read(settings, tmp_path):

@@ -23,7 +23,7 @@ from omniad.runs.finished import FinishedRun
 from omniad.runs.measurements import Measurement
 
 GOLDEN = Path(__file__).parent / "golden" / "report"
-RUNS = ("default", "higher", "lower", "undefined", "one_seed", "short", "not_run")
+RUNS = ("default", "higher", "lower", "undefined", "one_seed", "short", "variant", "not_run")
 COUNTS = {
     ("table4", "counted", "released"): {"parameters": 29.926912, "FLOPs": 11.157291},
     ("table4", "counted", "equations"): {"parameters": 33.013888, "FLOPs": 10.588176},
@@ -39,6 +39,7 @@ def settings() -> Settings:
         {"label": "reproduced", "run": "default"},
         *({"label": name.replace("_", " "), "run": name} for name in ("higher", "lower", "undefined", "one_seed")),
         {"label": "another protocol", "run": "short"},
+        {"label": "unlike print", "run": "variant"},
         {"label": "not run", "run": "not_run"},
     ]
     costs = [
@@ -54,7 +55,8 @@ def settings() -> Settings:
         "targets": ["table2_baselines"],
     }
     tables = {
-        "table1": shared | {"columns": accuracies, "rows": rows[3:4], "extra_runs": ["released"]},
+        "table1": shared
+        | {"columns": accuracies, "rows": rows[3:4], "extra_runs": ["released", "default_torchvision"]},
         "table2": shared | {"columns": accuracies, "rows": rows},
         "table4": shared | {"columns": counts, "rows": costs},
     }
@@ -63,9 +65,12 @@ def settings() -> Settings:
             "results": "results/golden",
             "datasets": ["mvtec"],
             "sources": {"mvtec": {"title": "MVTec-AD", "layout": "mvtec", "folder": "data"}},
+            "model": {"encoder_weights": "timm"},
             "runs": {
                 **{name: {} for name in RUNS},
                 "default": {"note": "a note with 5 % & a_b"},
+                "default_torchvision": {"model": {"encoder_weights": "imagenet"}, "unlike": "other encoder weights"},
+                "variant": {"unlike": "its textures are others"},
                 "other": {"model": {"method": "rd4ad", "encoder": "wide_resnet50_2"}},
                 "released": {"model": {"variant": "released", "encoder_weights": "timm"}, "training": {"epochs": 1000}},
             },
@@ -127,30 +132,46 @@ def test_the_longest_table_compiles_onto_one_page(made, tmp_path):
 def test_each_verdict_and_each_kind_of_missing_value_is_among_them(made):
     """So that the pinned files can't lose one unseen."""
     text = (made / "table2.md").read_text() + (made / "table4.md").read_text()
-    for sign in ("✓ ±", "↑ ±", "↓ ±", "| undefined (", "| not run |", f"| {NOTHING} |", "0 of 3", "1 of 3"):
+    for sign in (
+        "✓ ±",
+        "↑ ±",
+        "↓ ±",
+        "? ±",
+        " (n = ",
+        "| undefined (",
+        "| not run |",
+        f"| {NOTHING} |",
+        "0 of 3",
+        "1 of 3",
+    ):
         assert sign in text, sign
     with (made / "table2.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     verdicts = {line["verdict"].partition(":")[0] for line in lines} - {""}
-    assert verdicts == {"reproduced", "higher", "lower", "not judged"}
+    assert verdicts == {"reproduced", "higher", "lower", "inconclusive", "not judged"}
     assert {line["status"] for line in lines} == {"measured", "undefined", "not run", "only printed"}
     for command in ("all table2`", "all table4`", "all complexity`"):
         assert command.replace("`", " --configfile") in text
 
 
 def test_an_interval_by_hand(made):
-    """s_p^2 of P-AP: five runs of three seeds, variances .25 and four times .04; t(.975, 10) = 2.228 in print."""
+    """P-AP: three seeds of deviation 0.1; t(.975, 2) = 4.303 in print."""
     with (made / "table2.csv").open(newline="") as file:
         line = next(line for line in csv.DictReader(file) if (line["row"], line["column"]) == ("reproduced", "P-AP"))
-    assert float(line["half_width"]) == pytest.approx(0.05 + 2.228 * (0.082 * 4 / 3) ** 0.5, abs=1e-3)
+    assert float(line["half_width"]) == pytest.approx(0.05 + 4.303 * 0.1 * (4 / 3) ** 0.5, abs=1e-3)
 
 
 def test_the_outcome_counts_each_number_once():
     """By hand, from the pinned tables: `default` stands in I and II with the same prints, in IV with another."""
     result = outcome(tables())
-    assert dict(result.kinds) == {"reproduced": 11, "higher": 2, "lower": 2, "not judged": 3}
+    assert dict(result.kinds) == {"reproduced": 2, "higher": 1, "lower": 2, "inconclusive": 10, "not judged": 7}
     assert result.judged == 15
     assert result.false_expected == pytest.approx(0.75)
+    assert result.reasons("inconclusive") == {
+        "too few seeds; at the measured mean and deviation 4 to 14 would decide": 6,
+        "one seed has no spread": 3,
+        "not even 100 seeds would decide it, because the print is a single draw": 1,
+    }
     assert (result.equal_counts, len(result.counts)) == (3, 4)
     assert {(one.column, one.verdict.kind) for one in result.different if one in result.counts} == {
         ("parameters", "lower")

@@ -12,12 +12,14 @@ HEAD = "dataset,row,metric,value,note\n"
 # Rows times columns of the paper's tables; RLR prints 2 of its 8.
 NUMBERS = {
     "table1": 21 * 8 - 6,
+    "table1_memory": 8 + 2,  # other papers': PatchCore's row, two numbers of PaDiM's
     "table2": 3 * 7,
     "table3": 4 * 7,
     "table4": 12,
     "table5": 3 * 7,
     "table6": 12,
     "table7": 12,
+    "field": 31 * 8,
 }
 
 
@@ -73,12 +75,20 @@ def test_class_means_are_table_1s_where_no_note_says_otherwise(printed, per_clas
 
 
 def test_every_printed_mad_is_the_mean_of_its_seven_metrics(printed):
-    numbers = printed["table1"]
-    rows = [(dataset, row) for dataset, row, metric in numbers if metric == "mAD"]
-    assert len(rows) == 20
-    for dataset, row in rows:
-        mean = sum(numbers[dataset, row, metric].value for metric in SEVEN) / 7
-        assert numbers[dataset, row, "mAD"].value == pytest.approx(mean, abs=0.0501)
+    for table, count in (("table1", 20), ("field", 31)):
+        numbers = printed[table]
+        rows = [(dataset, row) for dataset, row, metric in numbers if metric == "mAD"]
+        assert len(rows) == count
+        for dataset, row in rows:
+            mean = sum(numbers[dataset, row, metric].value for metric in SEVEN) / 7
+            assert numbers[dataset, row, "mAD"].value == pytest.approx(mean, abs=0.0501)
+
+
+def test_the_field_agrees_with_table1_where_both_print_a_row(printed):
+    both = printed["field"].keys() & printed["table1"].keys()
+    assert len(both) == 6 * 8  # Omni-AD and MambaAD on three data sets
+    for key in both:
+        assert printed["field"][key].text == printed["table1"][key].text
 
 
 @pytest.mark.parametrize(("text", "decimals"), [("468", 0), ("29.9", 1), ("12.0", 1)])
@@ -92,7 +102,7 @@ def test_printed_precision(text, decimals):
         (HEAD + "mvtec,Q,P-AP,fifty,\n", "line 2: 'fifty' is not a number"),
         (HEAD + "mvtec,Q,P-AP,,\n", "line 2: '' is not a number"),
         (HEAD + "mvtec,Q,P-AP,nan,\n", "line 2: 'nan' is not a number"),
-        (HEAD + "mvtec,Q,P-AP,1,\nmvtec,Q,P-AP,2,\n", "line 3: mvtec, Q, P-AP stands there twice"),
+        (HEAD + "mvtec,Q,P-AP,1,\nmvtec,Q,P-AP,2,\n", "line 3: mvtec, Q, P-AP is there twice"),
         ("row,metric,value\nQ,P-AP,1\n", "the first line must be dataset,row,metric,value,note"),
     ],
 )

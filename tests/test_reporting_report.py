@@ -71,7 +71,7 @@ def miniature(tmp_path_factory):
 
 def test_without_runs_every_table_shows_print_and_what_to_type(nothing_run):
     text = nothing_run.read_text()
-    assert "**Nothing was run yet.**" in text
+    assert "**Nothing has been run yet.**" in text
     assert [line for line in text.splitlines() if line.startswith("## Table")] == [
         f"## {label}{table.title}" for label, table in zip(TABLES, CONFIGURED.tables.values(), strict=True)
     ]
@@ -130,7 +130,7 @@ def test_the_beginning_says_what_was_run(miniature):
         "variant `equations`",
         "Epochs: 500.",
         "256 x 256 pixels.",
-        "Precision: fp32.",
+        "Precision: fp32 on features of the encoder in half precision.",
         "`resnet34`; `resnet18` in `resnet18`",
         "IMAGENET1K_V1, pretrained on ImageNet-1k",
         "Test CPU, 2 threads, no GPU",
@@ -245,7 +245,7 @@ def test_a_run_that_can_not_be_read_is_told_and_the_others_are_shown(tmp_path, c
     html = (tmp_path / "report.html").read_text()
     for folder, what in (
         (foreign, "model.method"),
-        (damaged, "damaged: not a JSON object"),
+        (damaged, "damaged (not a JSON object)"),
         (wrong, "no metrics in it"),
     ):
         (line,) = (line for line in text.splitlines() if line.startswith("- ") and str(folder) in line)

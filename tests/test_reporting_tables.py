@@ -79,9 +79,9 @@ def test_three_seeds_give_mean_deviation_and_difference(tmp_path):
         ["Mine", "ours, equations", "3", "92.0 ± 2.0", "90.0 ± 0.0"],
         ["Mine", "difference", EN_DASH, f"{MINUS}1.5", "0.0"],
         # 0.05 + 4.3027 * 2 * sqrt(4/3): Student's t for 2 degrees of freedom, from a printed table
-        ["Mine", "verdict", EN_DASH, f"{CHECK} ±9.99", f"{CHECK} ±0.05"],
+        ["Mine", "verdict", EN_DASH, "? ±9.99", f"{CHECK} ±0.05"],
     ]
-    assert grid.marks[4][-2:] == ["reproduced", "reproduced"]
+    assert grid.marks[4][-2:] == ["inconclusive", "reproduced"]
     assert grid.runs == [None, None, *[("mvtec", "default")] * 3]
     assert grid.notes == ["(a) read off a figure"]
     assert grid.starts == [False, True, False, False, False]
@@ -92,7 +92,7 @@ def test_one_seed_has_no_deviation(tmp_path):
     write_run(settings, "mvtec", "default", 7, {"P-AP": 0.92, "AU-PRO": 0.9049})
     grid = lay_out(build(settings, tmp_path)[0])
     assert grid.lines[2] == ["Mine", "ours, equations (b)", "1", "92.0", "90.5"]
-    assert grid.notes[1] == "(b) Not judged: no spread: no run of this data set has two seeds."
+    assert grid.notes[1] == "(b) Inconclusive: one seed has no spread."
 
 
 def test_what_was_not_run_says_so_and_names_the_command(tmp_path):
@@ -102,7 +102,10 @@ def test_what_was_not_run_says_so_and_names_the_command(tmp_path):
     assert lay_out(costs).lines == [
         ["Small", "29.9", "not run", "not run", "114", "not run", "not run", "85.0", "not run", EN_DASH, "0 of 3"]
     ]
-    config, extra = f"--configfile {tmp_path}/results/config.yaml", "`released` was not run; it gets lines of its own."
+    config, extra = (
+        f"--configfile {tmp_path}/results/config.yaml",
+        "`released` was not run; it would get its own lines.",
+    )
     assert missing(settings, accuracies) == [
         f"Not run: `default` on MVTec-AD (seeds 0, 1, 2). To run it: `snakemake --cores all table2 {config}`",
         f"{extra} To run it: `snakemake --cores all table2_released {config}`",

@@ -168,7 +168,7 @@ def test_the_command_line_ends_with_the_shells_status(run, tmp_path):
     process.send_signal(signal.SIGTERM)
     told = process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 143
-    assert told.endswith("SIGTERM: ended; the same command goes on from here\n")
+    assert told.endswith("SIGTERM: stopped; rerun the same command to resume\n")
 
 
 def interrupt(monkeypatch, step: int) -> None:
@@ -224,7 +224,7 @@ def test_a_damaged_state_falls_back_to_the_one_before_it(run, uninterrupted, tmp
     with caplog.at_level(logging.INFO):
         train(run, 0, tmp_path, CPU)
     assert "latest.pt is damaged" in caplog.text
-    assert "goes on after epoch 4, step 0" in caplog.text  # eight steps, not nine
+    assert "resuming after epoch 4, step 0" in caplog.text  # eight steps, not nine
     assert_same(tmp_path, uninterrupted)
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +19,10 @@ def snakemake(folder: Path, *arguments: str, expect: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    return copy_project(tmp_path_factory.mktemp("clone"))
+    """In a folder, and with an environment there, whose names a shell takes apart unless they are quoted."""
+    folder = copy_project(tmp_path_factory.mktemp("clone") / 'it\'s a "tést" & $HOME')
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,7 @@ def test_a_typo_is_told(clone, arguments, told):
 
 
 def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path, clone):
-    shutil.copytree(clone, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", ".snakemake"))
+    shutil.copytree(clone, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", ".snakemake", ".venv"))
     file = tmp_path / "fresh/config/runs.yaml"
     file.write_text(file.read_text() + "\tmine: {}\n")
     output = snakemake(tmp_path / "fresh", "-n", expect=1)
@@ -113,7 +117,7 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path, clone):
 
 def test_without_data_all_that_is_missing_is_told_and_nothing_is_left(tmp_path, clone, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nothing answers there: no network, wherever this runs
-    shutil.copytree(clone, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", ".snakemake"))
+    shutil.copytree(clone, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", ".snakemake", ".venv"))
     output = snakemake(tmp_path / "fresh", "table1", expect=1)
     for told in (
         "MVTec-AD",

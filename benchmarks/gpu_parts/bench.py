@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omniad.config import RunSettings, Settings, load_settings, run_settings
+from omniad.config import RunSettings, Settings, TrainingSettings, load_settings, run_settings
 from omniad.models import Method, build_model
 
 Row = dict[str, Any]
@@ -46,6 +46,7 @@ class Bench:
         """A configured run on MVTec-AD, without weights; tiny in a dry run."""
         settings: Settings = load_settings()
         run = run_settings(settings, "mvtec", name)
+        training = {"textures": ""} | training
         model: dict[str, Any] = {"encoder_weights": "random"}
         if self.dry:
             model |= TINY
@@ -116,13 +117,15 @@ def feature_batches(
     bench: Bench, model: Method, batch: int, count: int = 4, layout: torch.memory_format = torch.contiguous_format
 ) -> Iterator[list[Tensor]]:
     """Batches of what the encoder gives for random images, over and over; as training reads them from its cache."""
-    kept = []
+    kept: list[list[Tensor]] = []
     for _ in range(count):
-        features = [level.contiguous(memory_format=layout) for level in model.encode(bench.images(batch))]
-        kept.append([level.half() for level in features] if model.caches_features else features)
+        images = bench.images(batch)
+        features = [level.contiguous(memory_format=layout) for level in model.encode(images)]
+        drawn = model.draw(TrainingSettings(textures=""), images.cpu(), torch.Generator())
+        kept.append([*([level.half() for level in features] if model.caches_features else features), *drawn])
     while True:
         for levels in kept:
-            yield [level.float() for level in levels]
+            yield [level.to(bench.device).float() for level in levels]
 
 
 def write_random_pack(folder: Path, size: int, counts: dict[str, tuple[int, int, int]]) -> None:
@@ -132,6 +135,7 @@ def write_random_pack(folder: Path, size: int, counts: dict[str, tuple[int, int,
     """
     import pandas as pd
 
+    from omniad.data.packs import EXACT, PACK_VERSION, PUBLISHED
     from omniad.files import sha256_file
 
     rng, lines, place = np.random.default_rng(0), [], folder / str(size)
@@ -145,7 +149,7 @@ def write_random_pack(folder: Path, size: int, counts: dict[str, tuple[int, int,
             images[row] = coarse[row].repeat(16, 0).repeat(16, 1)
             if label:
                 top, left = rng.integers(0, size // 2, 2)
-                masks[row, top : top + size // 6, left : left + size // 6] = 1
+                masks[row, top : top + size // 6, left : left + size // 6] = EXACT | PUBLISHED
                 images[row][masks[row] > 0] += 50
             path = f"{name}/{split}/{defect}/{row:05}.png"
             lines.append((name, split, label, defect, path, path if label else ""))
@@ -155,5 +159,11 @@ def write_random_pack(folder: Path, size: int, counts: dict[str, tuple[int, int,
     index = pd.DataFrame(lines, columns=pd.Index(["class", "split", "label", "defect", "image", "mask"]))
     index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
     digest = f"random {size} {sorted(counts.items())}"
-    note = {"size": size, "images": total, "index_sha256": sha256_file(folder / "index.csv"), "digest": digest}
+    note = {
+        "version": PACK_VERSION,
+        "size": size,
+        "images": total,
+        "index_sha256": sha256_file(folder / "index.csv"),
+        "digest": digest,
+    }
     (place / "pack.json").write_text(json.dumps(note), encoding="utf-8")

@@ -15,18 +15,24 @@ from omniad.config import EvaluationSettings, RunSettings
 from omniad.evaluation.batches import Batches
 from omniad.evaluation.evaluate import compute_maps
 from omniad.models import Method
+from omniad.models.precision import arithmetic
 from omniad.training.cuda_graph import GraphedStep
-from omniad.training.loop import arithmetic, train_step
+from omniad.training.loop import train_step
 
 from .bench import Bench, Row, distance, feature_batches
 
 METHODS = ("default", "released", "rd4ad", "uniad", "simplenet", "destseg", "rlr", "mambaad")
-# Largest error of loss, gradient and maps, relative: single precision, tensor cores' TF32, half of the digits of that.
+# Largest relative error of loss, gradient and maps; and a rounding in that of single precision.
 LIMITS = {"fp32": (1e-4, 3e-3, 1e-3), "tf32": (1e-2, 1e-1, 3e-2), "bf16": (5e-2, 5e-1, 2e-1)}
+ROUNDING = {"fp32": 1, "tf32": 2**13, "bf16": 2**15}
 
 
 def methods(bench: Bench) -> Iterator[Row]:
-    """Loss, gradients and maps of every method in every precision, against the CPU in double precision."""
+    """Loss, gradients and maps of every method in every precision, against the CPU in double precision.
+
+    Some gradients are ill-conditioned at their start (small batches under BatchNorm), so that single precision on the
+    CPU misses them too. An error passes below its limit, or below ten times the CPU's, scaled by the rounding.
+    """
     for name in METHODS:
         try:
             yield from _method(bench, name)
@@ -58,6 +64,9 @@ def _method(bench: Bench, name: str) -> Iterator[Row]:
     images = torch.randn(2, 3, size, size)
     features = exact.encode(images.double())
     expected = _computed(exact, run, features, size)
+    single = _computed(copy.deepcopy(model).cpu(), run, [level.float() for level in features], size)
+    unavoidable = [distance(*pair) for pair in zip(single, expected, strict=True)]
+    yield {"checked": name, "precision": "CPU, fp32"} | _told(unavoidable)
     for precision, limits in LIMITS.items():
         with arithmetic(precision, bench.device):
             inputs = [level.float().to(bench.device) for level in features]
@@ -66,9 +75,17 @@ def _method(bench: Bench, name: str) -> Iterator[Row]:
         yield {
             "checked": name,
             "precision": precision,
-            **{what: f"{error:.1e}" for what, error in zip(("loss", "gradient", "maps"), errors, strict=True)},
-            "passed": bench.dry or all(error <= limit for error, limit in zip(errors, limits, strict=True)),
+            **_told(errors),
+            "passed": bench.dry
+            or all(
+                error <= max(limit, 10 * ROUNDING[precision] * same)
+                for error, limit, same in zip(errors, limits, unavoidable, strict=True)
+            ),
         }
+
+
+def _told(errors: list[float]) -> Row:
+    return {what: f"{error:.1e}" for what, error in zip(("loss", "gradient", "maps"), errors, strict=True)}
 
 
 def _computed(model: Method, run: RunSettings, features: list[Tensor], size: int) -> tuple[list[Tensor], ...]:

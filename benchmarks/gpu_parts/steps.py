@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+import omniad.models.kernels
 from omniad.config import RunSettings
 from omniad.models.complexity import complexity_by_part
 from omniad.models.omniad import OmniAD
+from omniad.models.precision import arithmetic
 from omniad.training.compiling import compile_blocks
 from omniad.training.cuda_graph import GraphedStep
-from omniad.training.loop import arithmetic, train_step
+from omniad.training.loop import train_step
 
 from .bench import Bench, Row, feature_batches
 
@@ -50,6 +52,7 @@ def steps(bench: Bench) -> Iterator[Row]:
     for precision in PRECISIONS:
         for graph in (True, False):
             yield from measured(bench, bench.run("default"), precision, graph=graph)
+    yield from measured(bench, bench.run("default"), "fp32", graph=True, kernels=False)
     yield from measured(bench, bench.run("default"), "fp32", graph=True, channels_last=True)
     yield from measured(bench, bench.run("default"), "bf16", graph=True, channels_last=True)
     yield from measured(bench, bench.run("released"), "fp32", graph=True)
@@ -81,11 +84,14 @@ def measured(
     graph: bool = False,
     compiled: bool = False,
     channels_last: bool = False,
+    kernels: bool = True,
     repeats: int = 30,
 ) -> Iterator[Row]:
     """A row of one variant; what fails is told in it."""
     words = [run.run, precision]
     words += [word for word, on in (("graph", graph), ("compiled", compiled), ("channels-last", channels_last)) if on]
+    words += [] if kernels else ["without Triton kernels"]
+    omniad.models.kernels.enabled = kernels
     row: Row = {"step": ", ".join(words), "batch": run.training.batch_size}
     try:
         started = time.monotonic()
@@ -101,6 +107,8 @@ def measured(
         row["note"] = "; ".join(filter(None, (no_graph(), _compiled() if compiled else "")))
     except Exception as error:  # a variant that fails costs only itself
         row["note"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    finally:
+        omniad.models.kernels.enabled = True
     yield row
 
 
@@ -119,6 +127,9 @@ def engine_step(
     training = run.training
     model = bench.build(run).train()
     optimizers = model.make_optimizers(training)
+    if compiled:
+        torch._dynamo.reset()  # the variants before this one count towards a limit of compilations
+        torch._dynamo.utils.counters.clear()
     if compiled and bench.dry:  # traced, but not compiled: that takes minutes
         for block in model.blocks():
             block.compile(backend="eager", dynamic=False)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import signal
+import sys
 from pathlib import Path
 
-from omniad.commands.parser import Commands
-from omniad.config import load_settings
+from omniad.commands.parser import Commands, seed
+from omniad.detector.presets import DEFAULT, PRESETS
 from omniad.errors import UserError
 
 
 def fit(options: argparse.Namespace) -> None:
     from omniad.detector.fit import fit
 
-    settings = load_settings(*options.config)
-    fit(options.folder, options.out, options.epochs, options.quantile, options.weights, options.seed, settings)
+    chosen = {"preset": options.preset, "method": options.method, "config": options.config}
+    fit(options.folder, options.out, options.epochs, options.quantile, options.weights, options.seed, **chosen)
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -30,7 +33,12 @@ def predict(options: argparse.Namespace) -> None:
         answer = {"path": row.path, "score": row.score, "verdict": row.verdict or None, "threshold": detector.threshold}
         print(json.dumps(answer), flush=True)
 
-    predict(detector, options.images, options.out, options.full_size, print_json if options.json else None)
+    # Ended by SIGTERM, as by Ctrl-C, it says what is done. (The default would end it without a word.)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        predict(detector, options.images, options.out, options.full_size, print_json if options.json else None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -46,25 +54,49 @@ def positive(text: str) -> int:
     return number
 
 
+def finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError("must be a finite number")
+    return number
+
+
+def add_preset(sub: argparse.ArgumentParser, default: str | None) -> None:
+    """`--preset` and `--method`."""
+    sub.add_argument(
+        "--preset", choices=PRESETS, default=default, help=f"what the detector is made of (of fit: {DEFAULT})"
+    )
+    sub.add_argument("--method", default="", metavar="NAME", help="another method than the preset's own")
+
+
 def add_commands(commands: Commands) -> None:
     sub = commands.add_configured(
         "fit",
         fit,
-        "train a detector on your own good images (rerun the same command to resume)",
+        "make a detector from your own good images (rerun the same command to resume)",
         "bolts/good --out my_run",
         reads="FOLDER: a product's good images, a folder of such folders, or MVTec-AD's layout; the encoder's weights",
         writes="RUN_DIR with config.yaml, model.safetensors, history.csv, provenance.json, threshold.json, prepared/",
     )
     sub.add_argument("folder", type=Path, metavar="FOLDER")
     sub.add_argument("--out", required=True, type=Path, metavar="RUN_DIR")
+    add_preset(sub, default=DEFAULT)
     sub.add_argument(
-        "--epochs", type=positive, metavar="N", help="default: about 5,000 steps, between 10 and 500 epochs"
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help="of a method that trains; default: between 10 and 500, by the preset",
     )
     sub.add_argument(
         "--quantile", type=float, default=0.99, help="share of held-out good images that score below the threshold"
     )
-    sub.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's; default: torchvision's, fetched once")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="the encoder's; default: its package's, or the configured ones, fetched once",
+    )
+    sub.add_argument("--seed", type=seed, default=0)
 
     sub = commands.add(
         "predict",
@@ -80,7 +112,7 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--full-size", action="store_true", help="also write each map at the image's full size")
     sub.add_argument(
         "--threshold",
-        type=float,
+        type=finite,
         metavar="SCORE",
         help="images that score higher are called anomalous (default: fit's)",
     )

@@ -5,6 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+MOST_SEED = 2**63 - 1  # the largest that PyTorch takes
+
+
+def seed(text: str) -> int:
+    """A random generator's seed, for `type=`."""
+    number = int(text)
+    if not 0 <= number <= MOST_SEED:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {MOST_SEED}")
+    return number
+
 
 class Commands:
     """The subcommands of a parser."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from omniad.commands.parser import Commands
+from omniad.commands.parser import Commands, seed
 from omniad.config import project_settings, run_settings
 from omniad.runs.targets import run_folders
 
@@ -47,7 +47,7 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument("--dataset", required=True, metavar="NAME", help="a name from `sources` of the configuration")
     sub.add_argument("--run", required=True, metavar="NAME", help="a name from `runs` of the configuration")
-    sub.add_argument("--seed", required=True, type=int, help="of the weights, the order of the images and the jitter")
+    sub.add_argument("--seed", required=True, type=seed, help="of the weights, the order of the images and the jitter")
     sub.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="the run folder; a training begun there goes on"
     )

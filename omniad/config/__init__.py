@@ -1,6 +1,6 @@
-"""The configuration: `settings.py` has every setting, `reading.py` reads YAML files into them, `checking.py` refuses
-mistakes in them: an unknown key or a wrong type is reported with the key's path, so a typo never trains the wrong
-model.
+"""The configuration: `settings.py` has every setting (those of the report: `shown.py`), `reading.py` reads YAML files
+into them, `checking.py` refuses mistakes in them: an unknown key or a wrong type is reported with the key's path, so a
+typo never trains the wrong model.
 
 `config/config.yaml` spells the defaults out and adds the data sets, `config/runs.yaml` the trained configurations,
 `config/tables.yaml` the tables. An overlay (`--config FILE`, or Snakemake's `--configfile`) changes single keys of it.
@@ -13,7 +13,6 @@ from omniad.config.reading import (
     load_settings,
     merge,
     project_settings,
-    read_yaml,
     results_folder,
     run_settings,
     to_yaml,
@@ -27,14 +26,14 @@ from omniad.config.settings import (
     Learnable,
     MethodName,
     ModelSettings,
-    RowSettings,
     RunSettings,
     Settings,
     SourceSettings,
-    TableSettings,
     TrainingSettings,
 )
+from omniad.config.shown import RowSettings, TableSettings
 from omniad.config.snapshot import snapshot_file, snapshot_text
+from omniad.config.yaml_files import read_yaml
 
 __all__ = [
     "CONFIG_FOLDER",

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from omniad.errors import UserError
+from omniad.wording import cut, shown
 
 S = TypeVar("S", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
+MOST_PROBLEMS = 10  # told in one message
 Where = str | Callable[[KeyPath], str]  # a file, or a function that tells which file a key is in
 
 
@@ -24,7 +26,7 @@ class Section(BaseModel):
 def known(name: str, names: Iterable[str], what: str) -> str:
     """`name` if it is one of `names`. Raises UserError that lists them otherwise."""
     if name not in names:
-        raise UserError(f"{what}: unknown '{name}'; choose from: {', '.join(names) or 'nothing'}")
+        raise UserError(f"{what}: unknown '{cut(name)}'; choose from: {', '.join(names) or 'nothing'}")
     return name
 
 
@@ -39,10 +41,13 @@ def validate(section: type[S], values: Any, where: Where, prefix: KeyPath = ()) 
         return section.model_validate(values)
     except ValidationError as error:
         problems: dict[str, list[str]] = {}
-        for problem in error.errors():
+        found = error.errors()
+        for problem in found[:MOST_PROBLEMS]:
             path = (*prefix, *problem["loc"])
-            problems.setdefault(place(where, path), []).append(_describe(section, problem, ".".join(map(str, path))))
-        raise UserError("; ".join(f"{file}: {'; '.join(told)}" for file, told in problems.items())) from None
+            name = cut(".".join(map(str, path)))
+            problems.setdefault(place(where, path), []).append(_describe(section, problem, name))
+        more = f"; and {len(found) - MOST_PROBLEMS:,} more" if len(found) > MOST_PROBLEMS else ""
+        raise UserError("; ".join(f"{file}: {'; '.join(told)}" for file, told in problems.items()) + more) from None
 
 
 def _describe(section: type[BaseModel], problem: Mapping[str, Any], path: str) -> str:
@@ -54,7 +59,7 @@ def _describe(section: type[BaseModel], problem: Mapping[str, Any], path: str) -
         return f"'{path}' must not be empty"
     hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)" if _looks_scientific(problem["input"]) else ""
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"'{path}' {message}, not {problem['input']!r}{hint}"
+    return f"'{path}' {message}, not {shown(problem['input'])}{hint}"
 
 
 def _keys_at(section: Any, path: tuple) -> list[str]:

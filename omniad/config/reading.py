@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from omniad.config.checking import KeyPath, Section, Where, known, place, validate
-from omniad.config.settings import RunSettings, Settings
+from omniad.config.settings import Change, RunSettings, Settings
 from omniad.config.snapshot import is_snapshot, snapshot_values
+from omniad.config.yaml_files import read_yaml
 from omniad.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent.parent / "config"
@@ -18,8 +19,14 @@ PAPER_FOLDER = CONFIG_FOLDER / "paper"
 DEFAULT_FILES = ("config.yaml", "runs.yaml", "tables.yaml")
 
 
-def load_settings(*overlays: str | Path, command_line: Mapping[str, Any] | None = None) -> Settings:
+def load_settings(
+    *overlays: str | Path,
+    command_line: Mapping[str, Any] | None = None,
+    under: tuple[str, Mapping[str, Any]] | None = None,
+) -> Settings:
     """The project's configuration, with each overlay file and then the command line's settings applied in turn.
+
+    `under` is an overlay below all of them, with a name for messages: a preset.
 
     A snapshot (snapshot.py) takes the place of the project's configuration: nothing of `config/` is read then. Outside
     a checkout there is no `config/` folder; then only the class defaults apply, and no data set is known.
@@ -32,7 +39,7 @@ def load_settings(*overlays: str | Path, command_line: Mapping[str, Any] | None 
     if files and is_snapshot(files[0][1]):
         files[0] = (files[0][0], snapshot_values(files[0][1], files[0][0]))
     else:
-        files = _project_files() + files
+        files = _project_files() + ([(under[0], dict(under[1]))] if under else []) + files
     for name, values in files[1:]:
         if is_snapshot(values):
             raise UserError(f"{name}: a snapshot is a whole configuration: name it before all overlays")
@@ -141,24 +148,11 @@ def run_settings(settings: Settings, dataset: str, run: str, where: Where = "con
     groups: dict[str, Any] = {}
     for group in ("model", "training", "evaluation"):
         section = getattr(settings, group)
-        there = change.per_dataset.get(dataset, {}).get(group, {})
+        there = getattr(change.per_dataset.get(dataset, Change()), group)
         for values, path in ((getattr(change, group), (group,)), (there, ("per_dataset", dataset, group))):
             section = validate(type(section), merge(section.model_dump(), values), where, ("runs", run, *path))
         groups[group] = section
     return RunSettings(dataset=dataset, run=run, source=source, data=settings.data, note=change.note, **groups)
-
-
-def read_yaml(file: str | Path) -> dict[str, Any]:
-    """A YAML mapping, read without executing anything. Raises UserError when it is missing or malformed."""
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values or {}, dict):
-        raise UserError(f"{file}: must hold keys and values, not {type(values).__name__}")
-    return values or {}
 
 
 def to_yaml(section: Section) -> str:

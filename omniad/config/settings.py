@@ -9,21 +9,24 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from omniad.config.checking import Section
+from omniad.config.shown import FigureSettings, TableSettings, VerdictSettings
+from omniad.config.types import MEMORY, Batch, MadePath, Many, Name, PathText, Pixels, Seed, at_most
 
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
-MethodName = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg"]
+MethodName = Literal[
+    *("omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "diad"),
+    *("patchcore", "padim", "patch-memory", "dinomaly"),
+]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
 EfficientNetLite = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
-Encoder = Literal[ResNet, EfficientNet, EfficientNetLite]
+Encoder = Literal[ResNet, EfficientNet, EfficientNetLite, "dinov2_vitb14_reg"]
 Learnable = Literal["q", "kv", "none", "skip"]
 Variant = Literal["equations", "released"]
 VARIANTS: tuple[Variant, ...] = ("released", "equations")  # as the tables order them
 Branches = Literal["both", "global", "local"]
-Metric = Literal["I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AU-PRO", "mAD"]
-Column = Literal[Metric, "parameters", "FLOPs"]
 
 
 def _square(tokens: int) -> int:
@@ -52,11 +55,13 @@ class DownloadSettings(Section):
     """What is fetched, and where it belongs. A file or folder put there by hand is used as it is."""
 
     title: str = Field(description="name in tables and messages")
-    folder: str = Field(description="the extracted data set (relative to the working folder)")
+    folder: PathText = Field(description="the extracted data set (relative to the working folder)")
     url: str = Field(default="", description="address of the archive, or the page where a person finds it")
     mirrors: list[str] = Field(default=[], description="further addresses of the same archive")
     hub: str = Field(default="", description="its name on the Hugging Face hub, if it is fetched from there")
-    archive: str = Field(default="", description="where the archive belongs; a folder for several. Empty: no download")
+    archive: PathText = Field(
+        default="", description="where the archive belongs; a folder for several. Empty: no download"
+    )
     size_bytes: int = Field(default=0, ge=0, description="of the archive; with `hub` about, of all files; 0: unknown")
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$", description="of the archive; empty: not published")
     licence: str = Field(default="", description="shown when it is fetched, and recorded")
@@ -68,21 +73,26 @@ class SourceSettings(DownloadSettings):
     layout: Literal["mvtec", "visa", "realiad", "own"] = Field(
         description="how its files are laid out; own: a person's own images, see omniad/data/layouts/own.py"
     )
-    counts: str = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
-    classes: Annotated[list[str], AfterValidator(_unique)] = Field(
+    counts: PathText = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
+    classes: Annotated[list[Name], AfterValidator(_unique)] = Field(
         default=[], description="which classes; empty: all (a `classes` at the top is that of all `datasets`)"
     )
     resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which of its versions")
     views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(default=[], description="Real-IAD: which; empty: all")
+    held_out: float = Field(
+        default=0.2, ge=0, lt=1, description="own: share of a product's good images that are kept for the threshold"
+    )
     miniature: bool = Field(
         default=False, description="made by `omniad miniature`; its accuracies compare with nothing"
     )
 
 
 class DataSettings(Section):
-    prepared: str = Field(default="data/prepared", description="folder of the indexes and packs")
-    weights: str = Field(default="data/weights", description="folder of the encoder weights")
-    image_size: int = Field(default=256, ge=64, multiple_of=32, description="side of the resized square image, pixels")
+    prepared: MadePath = Field(default="data/prepared", description="folder of the indexes and packs")
+    weights: MadePath = Field(default="data/weights", description="folder of the encoder weights")
+    image_size: Pixels = Field(
+        default=256, ge=64, multiple_of=32, description="side of the resized square image, pixels"
+    )
 
     def pack_folder(self, dataset: str) -> Path:
         """Where a data set's images lie at this resolution, or will."""
@@ -99,25 +109,27 @@ class ModelSettings(Section):
     encoder: Encoder = Field(
         default="resnet34", description="frozen feature extractor (Table VII); not every method takes every one"
     )
-    encoder_width: int = Field(
+    encoder_width: Annotated[int, at_most(1024, MEMORY)] = Field(
         default=64,
         ge=8,
         multiple_of=8,
         description="channels of the encoder's stem, if a ResNet; 64 is full size of any",
     )
-    encoder_weights: str = Field(
+    encoder_weights: PathText = Field(
         default="timm",
-        description="timm (the released code's), imagenet (torchvision's; EfficientNet-Lite's), random, or a file",
+        description="timm (as released), imagenet (torchvision's; EfficientNet-Lite's), dinov2, random, or a file",
     )
     first_attention: Learnable = Field(default="q", description="what learnable tokens replace in the first attention")
     second_attention: Learnable = Field(default="kv", description="the same for the second; skip leaves it out")
-    tokens: Annotated[int, Field(ge=1), AfterValidator(_square)] = Field(default=64, description="learnable tokens T")
-    heads: int = Field(default=8, ge=1, description="attention heads H")
+    tokens: Annotated[int, Field(ge=1), AfterValidator(_square), at_most(4096, MEMORY)] = Field(
+        default=64, description="learnable tokens T"
+    )
+    heads: Annotated[int, at_most(1024, MEMORY)] = Field(default=8, ge=1, description="attention heads H")
     branches: Branches = Field(default="both", description="both, or the global or the local branch alone (Table V)")
-    depths: Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_four)] = Field(
+    depths: Annotated[list[Annotated[int, Field(ge=1), at_most(100, MEMORY)]], AfterValidator(_four)] = Field(
         default=[3, 9, 9, 7], description="Omni-blocks in each of the decoder's four stages, coarsest first"
     )
-    widths: Annotated[list[Annotated[int, Field(ge=8)]], AfterValidator(_four_or_none)] = Field(
+    widths: Annotated[list[Annotated[int, Field(ge=8), at_most(8192, MEMORY)]], AfterValidator(_four_or_none)] = Field(
         default=[],
         description="channels of the decoder's four stages, coarsest first; empty: 8C, 4C, 2C, C, with the encoder's C "
         "at 1/4 of the image's side",
@@ -126,8 +138,14 @@ class ModelSettings(Section):
         default=False,
         description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
     )
+    memory: int = Field(default=10_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
+    candidates: int = Field(
+        default=100_000, ge=1, description="random patches of the training images that these are chosen from"
+    )
     jitter: float = Field(
-        default=20.0, ge=0, description="scale of the noise on the neck's output in training; 0 is off"
+        default=20.0,
+        ge=0,
+        description="scale of the noise on the neck's output in training; 0 is off. Dinomaly: its bottleneck's dropout",
     )
     projection: Literal["random", "none"] = Field(
         default="random", description="output projection of `released`: drawn anew at every call, or left out"
@@ -135,8 +153,8 @@ class ModelSettings(Section):
 
 
 class TrainingSettings(Section):
-    epochs: int = Field(default=500, ge=1)
-    batch_size: int = Field(default=16, ge=1)
+    epochs: Many = Field(default=500, ge=1)
+    batch_size: Batch = Field(default=16, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's")
     weight_decay: float = Field(default=1e-4, ge=0, description="not on biases and other 1-D parameters")
     decay_at: float = Field(default=0.8, gt=0, le=1, description="fraction of the epochs after which the rate drops")
@@ -155,7 +173,7 @@ class TrainingSettings(Section):
     cuda_graph: bool = Field(
         default=False, description="record a training step as a CUDA graph and replay it: fewer launches, same numbers"
     )
-    textures: str = Field(
+    textures: PathText = Field(
         default="", description="DeSTSeg: folder of its defects' textures (DTD); empty: the batch's other images"
     )
     cache_gib: float = Field(
@@ -166,84 +184,68 @@ class TrainingSettings(Section):
     save_every_s: float = Field(
         default=300.0, ge=0, description="seconds between saves of the training's state; 0 saves after every step"
     )
-    evaluate_every: int = Field(
+    evaluate_every: Many = Field(
         default=0, ge=0, description="epochs between records of the test metrics (epochs.csv); 0 is off"
     )
 
 
 class EvaluationSettings(Section):
-    batch_size: int = Field(default=16, ge=1, description="images at once; halved where memory does not suffice")
-    sigma: float = Field(
+    batch_size: Batch = Field(default=16, ge=1, description="images at once; halved where memory does not suffice")
+    sigma: Annotated[float, at_most(1000, "more leaves nothing of a map")] = Field(
         default=4.0, ge=0, description="of the Gaussian that smooths the anomaly map, pixels; 0 is off"
     )
 
 
-class RunChange(Section):
-    """What one run changes of the defaults; `per_dataset` changes more on single data sets."""
+class Change(Section):
+    """What differs from the defaults."""
 
     model: dict[str, Any] = Field(default={})
     training: dict[str, Any] = Field(default={})
     evaluation: dict[str, Any] = Field(default={})
-    per_dataset: dict[str, dict[Literal["model", "training", "evaluation"], dict[str, Any]]] = Field(default={})
+    unlike: str = Field(
+        default="", description="how it differs from the publication; the report gives the reason and no verdict"
+    )
+
+
+class RunChange(Change):
+    """What one run changes of the defaults; `per_dataset` changes more on single data sets."""
+
+    per_dataset: dict[Name, Change] = Field(default={})
     note: str = Field(default="", description="shown beside the run's numbers in the report")
 
-
-class RowSettings(Section):
-    label: str = Field(description="the paper's row, as in config/paper/")
-    dataset: str = Field(default="mvtec")
-    run: str = Field(default="", description="empty: a row that is only printed")
-    target: str = Field(
-        default="", description="one of the table's `targets`, which trains its run in place of the table's own"
-    )
-
-
-class TableSettings(Section):
-    title: str
-    paper: str = Field(default="", description="file in config/paper/ with what is printed; empty: nothing is")
-    columns: list[Column] = Field(description="metrics, parameters or FLOPs, as the paper orders them")
-    about: str = Field(default="", description="one or two sentences that stand before the table in the report")
-    head: str = Field(default="Method", description="heading of the first column")
-    extra_runs: list[str] = Field(default=[], description="shown below each row that has a run, where they were run")
-    targets: list[Annotated[str, Field(pattern="^[a-z]\\w*$")]] = Field(
-        default=[], description="what single rows may name as their target"
-    )
-    rows: list[RowSettings]
-
-
-class FigureSettings(Section):
-    title: str
-    run: str = "default"
-    datasets: list[str] = Field(default=["mvtec", "visa"])
-    classes: int = Field(default=4, ge=1, description="classes shown per data set")
+    def unlike_on(self, dataset: str) -> str:
+        """How the run differs from the publication on a data set; empty when it doesn't."""
+        return self.per_dataset.get(dataset, Change()).unlike or self.unlike
 
 
 class Settings(Section):
     """The whole configuration: what `results/config.yaml` holds."""
 
     title: str = Field(default="Omni-AD: a reproduction", description="of the report")
-    results: str = Field(default="results", description="folder of everything that is made")
+    results: MadePath = Field(default="results", description="folder of everything that is made")
     datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)] = Field(
         default=["mvtec", "visa", "realiad"], description="data sets to use"
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_unique)] = Field(
+    seeds: Annotated[list[Annotated[Seed, Field(ge=0)]], Field(min_length=1), AfterValidator(_unique)] = Field(
         default=[0, 1, 2]
     )
-    sources: dict[str, SourceSettings] = Field(default={})
-    downloads: dict[str, DownloadSettings] = Field(default={}, description="what else `omniad fetch` knows")
+    sources: dict[Name, SourceSettings] = Field(default={})
+    downloads: dict[Name, DownloadSettings] = Field(default={}, description="what else `omniad fetch` knows")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    runs: dict[str, RunChange] = Field(default={"default": RunChange()})
-    tables: dict[str, TableSettings] = Field(default={})
-    figures: dict[str, FigureSettings] = Field(default={})
+    verdicts: VerdictSettings = VerdictSettings()
+    runs: dict[Name, RunChange] = Field(default={"default": RunChange()})
+    tables: dict[Name, TableSettings] = Field(default={})
+    figures: dict[Name, FigureSettings] = Field(default={})
 
 
 class RunSettings(Section):
     """One run, resolved: what a run folder's `config.yaml` holds."""
 
-    dataset: str
-    run: str
+    dataset: Name
+    run: Name
     source: SourceSettings
     data: DataSettings
     model: ModelSettings

@@ -86,6 +86,19 @@ def fetch(file: RemoteFile) -> dict[str, Any]:
     return facts
 
 
+def check_file(file: RemoteFile) -> None:
+    """Compare an archive with the size and sha256 that are published for it, or were recorded when it came.
+
+    Raises:
+        UserError: it is another file.
+    """
+    record = _read_record(file.path)
+    if not (file.size or file.sha256 or record.get("sha256")):
+        return  # a person's own: nothing is known about it
+    if problem := _mismatch(file, file.path, sha256_file(file.path), record):
+        raise UserError(f"{file.path}: {problem}; remove it and fetch it anew")
+
+
 def _bring(file: RemoteFile) -> tuple[str, str]:
     """Download under a temporary name, verify, move into place. Returns the address and the sha256."""
     if file.hub:

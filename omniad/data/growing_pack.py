@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from omniad.data.packs import IMAGES, MASKS, NOTE
+from omniad.data.packs import IMAGES, MASKS, NOTE, PACK_VERSION
 from omniad.errors import UserError
 
 BATCH = 16  # rows that are vouched for together
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class GrowingPack:
     """A pack that is being made. Several processes may write batches, in any order; `vouch` goes in order."""
 
-    def __init__(self, out_dir: Path, count: int, size: int, index_sha256: str):
+    def __init__(self, out_dir: Path, count: int, size: int, index_sha256: str, files_sha256: str):
         """Take up what an interrupted call left, as far as its hashes vouch for it, or begin.
 
         Raises:
@@ -42,7 +42,8 @@ class GrowingPack:
         self._files: dict[str, int] = {}
         self._starts: dict[str, int] = {}
         # Another PIL may decode or resize to other bytes.
-        key = json.dumps({"index": index_sha256, "size": size, "images": count, "pillow": PIL.__version__})
+        facts = {"index": index_sha256, "files": files_sha256, "size": size, "images": count}
+        key = json.dumps(facts | {"version": PACK_VERSION, "pillow": PIL.__version__})
         lines = self._notes.read_text(encoding="utf-8").splitlines() if self._notes.exists() else []
         if lines[:1] != [key]:
             for part in self._parts.values():

@@ -1,23 +1,32 @@
-"""The index of a data set: one CSV, one row an image, whatever the layout on disk."""
+"""The index of a data set: one CSV, one row an image, whatever the layout on disk.
+
+Beside it, `index-files.json` has a hash of the sizes and times of all images and masks: files replaced under the same
+names make new packs. What is trained then depends on the new packs' content alone, so that a data set that was only
+copied, or touched, trains nothing anew.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from omniad.config import SourceSettings
 from omniad.data.counts import differences, expected_counts
+from omniad.data.folders import LeftOut
+from omniad.data.headers import FileFacts, files_hash, look_at_files
 from omniad.data.layouts import read_records
+from omniad.data.layouts.record import SPLITS
 from omniad.errors import UserError
 from omniad.files import atomic_write, has_files
+from omniad.names import leaves_folder, name_problem
+from omniad.runs.files import MEAN
+from omniad.wording import count, shown
 
 COLUMNS = ["class", "split", "label", "defect", "image", "mask"]
 TEXT_COLUMNS = [column for column in COLUMNS if column != "label"]
@@ -38,43 +47,89 @@ def write_index(source: SourceSettings, out_csv: Path) -> None:
     folder = Path(source.folder)
     if not has_files(folder):
         raise UserError(f"{source.title}: {folder}/ is missing or empty; docs/data.md tells how its files get there")
-    records = sorted(read_records(source), key=lambda record: (record.class_, record.split, record.image))
+    left_out = LeftOut()
+    found = read_records(source, left_out)
+    records = sorted(found, key=lambda record: (record.class_, record.split, record.image))
     index = pd.DataFrame(records, columns=pd.Index(COLUMNS))
+    if problem := _wrong_row(index):
+        raise UserError(
+            f"{source.title}: {folder}: {problem}; mend the data set's list of images, or rename the folder"
+        )
     report = out_csv.with_name("index-problems.txt")
     report.unlink(missing_ok=True)
-    problems = _group(_problems(source, index))
+    files = look_at_files(folder, zip(index["image"], index["mask"], strict=True), own=source.layout == "own")
+    problems = _group(_problems(source, index, files))
     if problems:
         mend = "Remove or replace these files" if source.layout == "own" else MEND
         raise UserError(f"{source.title}: {_tell(problems, folder, report)} {mend}")
+    with atomic_write(_files_note(out_csv)) as file:  # before the index, so that a kill between them makes packs anew
+        json.dump({"files": len(files), "sha256": files_hash(files)}, file)
     with atomic_write(out_csv) as file:
         index.to_csv(file, index=False, lineterminator="\n")
-    classes = len(set(index["class"]))
-    what = f"{classes} class{'' if classes == 1 else 'es'}"
-    log.info("%s: %d images, %s: %s", source.title, len(index), what, out_csv)
+    images, classes = count(len(index), "image"), count(len(set(index["class"])), "class", "classes")
+    log.info("%s: %s of %s: %s", source.title, images, classes, out_csv)
+    if left_out.reasons:
+        log.warning("%s: left out: %s", source.title, left_out)
 
 
 def read_index(file: Path) -> pd.DataFrame:
-    """An index as a data frame: columns class, split, label (0 or 1), defect, image, mask ("" when there is none)."""
+    """An index as a data frame: columns class, split, label (0 or 1), defect, image, mask ("" when there is none).
+
+    Raises:
+        UserError: there is none, or it is not one: also when a class is no file's name or a path leaves the folder.
+    """
+    again = "remove it and run `snakemake --cores all data`"
     try:
         types: Any = {"label": "int64", **dict.fromkeys(TEXT_COLUMNS, "str")}
         index = pd.read_csv(file, dtype=types, keep_default_na=False)
     except FileNotFoundError:
         raise UserError(f"{file}: no such index; `snakemake --cores all data` makes it") from None
-    except (ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"{file}: not an index ({error}); remove it and run `snakemake --cores all data`") from None
+    except (ValueError, OverflowError, OSError, pd.errors.ParserError) as error:
+        raise UserError(f"{file}: not an index ({' '.join(str(error).split())[:200]}); {again}") from None
     if list(index.columns) != COLUMNS:
-        raise UserError(
-            f"{file}: the columns must be {','.join(COLUMNS)}; remove it and run `snakemake --cores all data`"
-        )
+        raise UserError(f"{file}: the columns must be {','.join(COLUMNS)}; {again}")
+    if problem := _wrong_row(index):
+        raise UserError(f"{file}: {problem}; {again}")
     return index
 
 
-def _problems(source: SourceSettings, index: pd.DataFrame) -> Iterator[tuple[str, str]]:
+def recorded_files(index_csv: Path) -> str:
+    """The hash of the files' sizes and times when the index was made; "" where none is recorded."""
+    try:
+        return str(json.loads(_files_note(index_csv).read_text(encoding="utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _files_note(index_csv: Path) -> Path:
+    return index_csv.with_name(f"{index_csv.stem}-files.json")
+
+
+def _wrong_row(index: pd.DataFrame) -> str:
+    """What no index may hold, whoever made it; "" when it is one."""
+    if index.empty:
+        return "no rows: an index has at least one image"
+    for label in set(index["label"]) - {0, 1}:
+        return f"label {shown(label)}: must be 0 (normal) or 1 (anomalous)"
+    for split in set(index["split"]) - set(SPLITS):
+        return f"split {shown(split)}: must be one of {', '.join(SPLITS)}"
+    for column in ("class", "defect"):
+        for name in sorted(set(index[column])):
+            if problem := name_problem(name):
+                return f"{column} {shown(name)}: must {problem}"
+    if MEAN in set(index["class"]):
+        return f"class '{MEAN}': this name stands for the mean over classes"
+    outside = next((path for path in index["image"] if leaves_folder(path)), None)
+    if outside is None:
+        outside = next((path for path in index["mask"] if path and leaves_folder(path)), None)
+    return "" if outside is None else f"path {shown(outside)}: must lie inside the data set's folder"
+
+
+def _problems(source: SourceSettings, index: pd.DataFrame, files: list[FileFacts]) -> Iterator[tuple[str, str]]:
     """Kind and path, or kind and count, of everything that is wrong."""
     for path in sorted(set(index["image"][index["image"].duplicated()])):
         yield "named more than once", path
-    pairs = zip(index["image"], index["mask"], strict=True)
-    yield from header_problems(Path(source.folder), pairs, deep=source.layout == "own")
+    yield from ((file.problem, file.what) for file in files if file.problem)
     expected = expected_counts(source)
     if expected is None:
         if source.layout != "own":
@@ -104,57 +159,3 @@ def _tell(problems: dict[str, list[str]], folder: Path, report: Path) -> str:
     ]
     where = f" All of them are in {report}." if many else ""
     return f"{folder}/ is not whole. " + ". ".join(told) + f".{where}"
-
-
-DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits: PIL would cut them off at 255
-BATCH = 256
-
-
-def header_problems(folder: Path, pairs: Iterable[tuple[str, str]], deep: bool = False) -> Iterator[tuple[str, str]]:
-    """Kind and path of everything that is wrong with a data set's files.
-
-    Args:
-        folder: the data set's.
-        pairs: (image, mask), relative to it; mask "" where there is none.
-        deep: images of more than 8 bits are no problem.
-    """
-    pairs = list(pairs)
-    batches = [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
-    with ThreadPoolExecutor(max_workers=4 * (os.cpu_count() or 1)) as pool:  # a disk is waited for, not computed with
-        for found in pool.map(
-            lambda batch: [problem for image, mask in batch for problem in _check(folder, image, mask, deep)], batches
-        ):
-            yield from found
-
-
-def _check(folder: Path, image: str, mask: str, deep: bool) -> Iterator[tuple[str, str]]:
-    problem, size = _look(f"{folder}/{image}", deep)
-    if problem:
-        yield problem, image
-    if not mask:
-        return
-    mask_problem, mask_size = _look(f"{folder}/{mask}", deep=True)
-    if mask_problem:
-        yield mask_problem, mask
-    elif size and size != mask_size:
-        yield "mask of another size than its image", f"{mask} ({_by(mask_size)}, not {_by(size)})"
-
-
-def _look(file: str, deep: bool) -> tuple[str, tuple[int, int] | None]:
-    """What is wrong with a file ("" for nothing), and its width and height."""
-    try:
-        with Image.open(file) as image:
-            if image.mode in DEEP_MODES and not deep:
-                return "more than 8 bits a channel, convert to 8", image.size
-            return "", image.size
-    except (FileNotFoundError, NotADirectoryError):
-        return "missing", None
-    except UnidentifiedImageError:
-        empty = Path(file).stat().st_size == 0
-        return "empty" if empty else "not readable as an image", None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what PIL raises for broken headers
-        return "not readable as an image", None
-
-
-def _by(size: tuple[int, int] | None) -> str:
-    return "x".join(map(str, size or ()))

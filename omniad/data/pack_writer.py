@@ -17,22 +17,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from omniad.config import SourceSettings
 from omniad.data.growing_pack import BATCH, GrowingPack
-from omniad.data.images import read_image, read_mask, read_own_image
-from omniad.data.index import read_index
-from omniad.data.packs import NOTE
+from omniad.data.images import read_image, read_masks, read_own_image
+from omniad.data.index import read_index, recorded_files
+from omniad.data.opening import BROKEN
+from omniad.data.packs import EXACT, NOTE, PACK_VERSION, PUBLISHED
 from omniad.errors import UserError
-from omniad.files import atomic_write, cannot_write, sha256_file
+from omniad.files import atomic_write, cannot_write, sha256_file, sweep
 from omniad.locks import locked
 from omniad.parallel import in_order, usable_cores
+from omniad.wording import count
 
 PR_SET_PDEATHSIG = 1  # Linux's prctl: the signal that this process gets when its parent dies
 AHEAD = 8  # batches a core that may be done before the oldest is
-BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for broken files
+NUMBERED = ("visa", "realiad")  # layouts whose masks are, to their authors, defect in every level above 0
+SHOWN = 5  # masks in the line about how they were read
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +46,11 @@ def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int
         UserError: images or masks can't be decoded (all of them are named), the disk is full, or a worker was ended.
             What was done till then is kept, and the same call goes on with it.
     """
-    index, index_sha256 = read_index(index_csv), sha256_file(index_csv)
+    index, index_sha256, files_sha256 = read_index(index_csv), sha256_file(index_csv), recorded_files(index_csv)
     with locked(out_dir / "pack"):
         try:
-            growing = GrowingPack(out_dir, len(index), size, index_sha256)
+            sweep(out_dir)
+            growing = GrowingPack(out_dir, len(index), size, index_sha256, files_sha256)
             try:
                 _fill(growing, index, source)
                 content_sha256 = growing.finish()
@@ -60,7 +63,9 @@ def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int
                 f"{out_dir}: the system ended a worker, for want of memory perhaps; repeat to go on"
             ) from None
         digest = hashlib.sha256(f"{content_sha256}{index_sha256}{size}".encode()).hexdigest()
-        note = {"size": size, "images": len(index), "index_sha256": index_sha256, "digest": digest}
+        note = {"version": PACK_VERSION, "size": size, "images": len(index)}
+        note |= {"index_sha256": index_sha256, "digest": digest}
+        note |= {"files_sha256": files_sha256} if files_sha256 else {}
         with atomic_write(out_dir / NOTE) as file:
             json.dump(note, file, indent=1)
     log.info("%s: %d images at %d pixels are in %s/", source.title, len(index), size, out_dir)
@@ -72,6 +77,7 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> 
     starts = range(growing.rows, len(paths), BATCH)
     cores = min(usable_cores(), max(1, len(starts)))
     problems: list[str] = []
+    notes: list[str] = []
     # Processes, because small images spend as long in the interpreter as in PIL; forked, because they write to the
     # files that are open here.
     context = multiprocessing.get_context("fork")
@@ -79,11 +85,15 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> 
         ProcessPoolExecutor(cores, context, initializer=_begin, initargs=(growing, paths, source)) as pool,
         tqdm(total=len(paths), initial=growing.rows, desc="pack", disable=not sys.stderr.isatty()) as bar,
     ):
-        for digest, found in in_order(pool, _make_batch, starts, AHEAD * cores):
-            problems += found
+        for digest, unreadable, told in in_order(pool, _make_batch, starts, AHEAD * cores):
+            problems += unreadable
+            notes += told
             if not problems:
                 growing.vouch(digest)
             bar.update(BATCH)
+    if notes:
+        shown = "; ".join(notes[:SHOWN]) + ("; ..." if notes[SHOWN:] else "")
+        log.warning("%s: %s not two-level: %s", source.title, count(len(notes), "mask is", "masks are"), shown)
     if problems:
         mend = "remove or replace them" if source.layout == "own" else "fetch them anew"
         raise UserError(f"{len(problems)} images can't be read: {'; '.join(problems)}; {mend}")
@@ -98,19 +108,19 @@ def _begin(growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSet
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-_make_rows: Callable[[int], tuple[str, list[str]]]  # in a worker alone
+Made = tuple[str, list[str], list[str]]  # a batch's sha256, what of it can't be read, which masks are not two-level
+_make_rows: Callable[[int], Made]  # in a worker alone
 
 
-def _make_batch(start: int) -> tuple[str, list[str]]:
-    """Decode and write the batch from `start` on; returns its sha256 and what can't be read."""
+def _make_batch(start: int) -> Made:
+    """Decode and write the batch from `start` on."""
     return _make_rows(start)
 
 
-def _decode(
-    growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSettings, start: int
-) -> tuple[str, list[str]]:
-    problems, folder = [], source.folder
-    read = read_own_image if source.layout == "own" else read_image
+def _decode(growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSettings, start: int) -> Made:
+    problems, notes, folder, own = [], [], source.folder, source.layout == "own"
+    read = read_own_image if own else read_image
+    numbered = source.layout in NUMBERED
     rows = paths[start : start + BATCH]
     images = np.empty((len(rows), growing.size, growing.size, 3), np.uint8)
     masks = np.zeros((len(rows), growing.size, growing.size), np.uint8)
@@ -119,8 +129,10 @@ def _decode(
         try:
             images[k] = read(path, growing.size)
             if mask:
-                path = f"{folder}/{mask}"
-                masks[k] = read_mask(path, growing.size)
+                turned_like, path = path if own else None, f"{folder}/{mask}"
+                exact, published, note = read_masks(path, growing.size, turned_like, numbered)
+                masks[k] = EXACT * exact + PUBLISHED * published
+                notes += [f"{path} ({note})"] if note else []
         except BROKEN as error:
             problems.append(f"{path} ({' '.join(str(error).split())})")
-    return "" if problems else growing.put(start, images, masks), problems
+    return "" if problems else growing.put(start, images, masks), problems, notes

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from omniad.data.images import read_any_image, resize
+from omniad.data.folders import LeftOut
+from omniad.data.images import decode_image, resize
 from omniad.data.packs import normalise
 from omniad.detector.inputs import find_images
-from omniad.detector.threshold import read_threshold
+from omniad.detector.threshold import of_other_weights, read_threshold
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.models import load_model
 from omniad.models.anomaly_map import smooth
+from omniad.models.method import LeavesOut
 from omniad.models.precision import arithmetic
 from omniad.parallel import in_order, usable_cores
+from omniad.runs.files import THRESHOLD
 from omniad.runs.provenance import load_run_settings
 
 VIEW = 1024  # pixels of the longest side of the image that is kept to look at
@@ -53,7 +57,7 @@ class Detector:
         threshold: of the verdict, instead of the run's own.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or the threshold is not finite.
     """
 
     def __init__(
@@ -62,11 +66,19 @@ class Detector:
         self.run_dir = Path(run_dir)
         self.settings = load_run_settings(run_dir)
         self.size = self.settings.data.image_size
+        if threshold is not None and not math.isfinite(threshold):
+            raise UserError(f"the threshold must be a finite number, not {threshold}")
         kept = read_threshold(self.run_dir)
-        self.threshold = kept.threshold if kept and threshold is None else threshold
-        self.typical = kept.typical if kept else None  # the map's usual value where all is well
         self.device = pick_device() if device is None else torch.device(device)
         self.model = load_model(run_dir, self.device)
+        if kept and of_other_weights(kept, self.run_dir):
+            if threshold is None:
+                raise UserError(
+                    f"{self.run_dir / THRESHOLD}: belongs to other weights; repeat `omniad fit`, or give --threshold"
+                )
+            kept = None
+        self.threshold = kept.threshold if kept and threshold is None else threshold
+        self.typical = kept.typical if kept else None  # the map's usual value where all is well
 
     def predict(
         self, images: str | Path | Iterable[str | Path], skipped: dict[Path, str] | None = None
@@ -81,7 +93,13 @@ class Detector:
             UserError: a file or folder does not exist; without `skipped` also when an image can't be read.
         """
         places = [images] if isinstance(images, str | Path) else images
-        return self._predict(find_images(places), skipped)
+        left_out = LeftOut()
+        files = find_images(places, left_out=left_out)
+        for path, reason in left_out.odd.items():
+            if skipped is None:
+                raise UserError(f"{path}: can't be read: {reason}")
+            skipped[path] = reason
+        return self._predict(files, skipped)
 
     def _predict(self, files: list[Path], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
         batch_size = self.settings.evaluation.batch_size
@@ -95,12 +113,20 @@ class Detector:
                     yield Prediction(image.file, score, self._verdict(score), anomaly_map, image.size, image.view)
 
     @torch.inference_mode()
-    def compute(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Smoothed maps (B, S, S) and scores (B,), float32, of images (B, S, S, 3), uint8 RGB."""
+    def compute(self, pixels: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Smoothed maps (B, S, S) and scores (B,), float32, of images (B, S, S, 3), uint8 RGB.
+
+        `own` (B,) says which of the training images they are, for a method that then leaves these out (`LeavesOut`).
+        """
         self.model.seed_draws(0)  # before every batch: an image's score does not depend on the images around it
         with arithmetic("fp32", self.device):
             features = self.model.encode(normalise(pixels).to(self.device))
-            maps = smooth(self.model.anomaly_maps(features, self.size), self.settings.evaluation.sigma)  # (B, S, S)
+            if own is None:
+                maps = self.model.anomaly_maps(features, self.size)
+            else:
+                numbers = torch.tensor(own, device=self.device)
+                maps = cast(LeavesOut, self.model).anomaly_maps(features, self.size, numbers)
+            maps = smooth(maps, self.settings.evaluation.sigma)  # (B, S, S)
             scores = self.model.image_scores(maps).cpu().numpy()
         if not np.isfinite(scores).all():
             raise UserError(f"{self.run_dir}: its model gives scores that are not finite; train it anew")
@@ -125,7 +151,7 @@ class _Image(NamedTuple):
 def _read(file: Path, size: int) -> _Image:
     """In a thread: decode, turn upright, resize."""
     try:
-        image = read_any_image(file)
+        image = decode_image(file)
     except Exception as error:  # broken files make PIL's decoders raise anything
         nothing = np.empty(0, np.uint8)
         return _Image(file, nothing, nothing, (0, 0), " ".join(str(error).split()) or type(error).__name__)

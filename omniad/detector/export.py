@@ -6,6 +6,7 @@ S is the run's resolution. Normalisation and smoothing are inside.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -73,6 +74,8 @@ def export(run_dir: str | Path, file: str | Path, format: Literal["onnx", "pt2"]
         except OSError:
             raise
         except Exception as error:  # the exporters raise anything for a model they can't follow
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{run_dir}: its model can't be made into a graph: {reason}") from error
         graph = read(temporary)
@@ -136,7 +139,9 @@ def _read_onnx(file: Path) -> Graph:
 def _write_pt2(whole: ImageToMap, size: int, file: Path) -> None:
     dynamic = {"images": {0: torch.export.Dim("batch")}}
     program = torch.export.export(whole, (_example(size),), dynamic_shapes=dynamic)
-    torch.export.save(program, file)
+    content = io.BytesIO()  # torch's own writing hides why it failed
+    torch.export.save(program, content)
+    file.write_bytes(content.getbuffer())
 
 
 def _read_pt2(file: Path) -> Graph:

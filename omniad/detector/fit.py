@@ -1,38 +1,45 @@
-"""Good images to a detector: index, pack, training and a threshold, all in one run folder."""
+"""Good images to a detector: index, pack, training or what a method does for it, and a threshold, in one run folder."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from omniad.config import RunSettings, Settings, SourceSettings, load_settings
+from omniad.config import RunSettings, Settings, SourceSettings, TrainingSettings, validate
 from omniad.data.download import unreachable
 from omniad.data.fetch import fetch
+from omniad.data.folders import LeftOut
 from omniad.data.index import read_index, write_index
 from omniad.data.layouts import own
 from omniad.data.pack_writer import write_pack
 from omniad.data.packs import Pack, open_pack
-from omniad.data.weights import is_fetched, weight_files, weights_file, weights_path
+from omniad.data.weights import weight_files, weights_file, weights_paths
 from omniad.detector.detector import Detector
+from omniad.detector.presets import DEFAULT, Chosen, choose
 from omniad.detector.threshold import make_threshold, write_threshold
 from omniad.devices import pick_device
 from omniad.errors import UserError
+from omniad.files import sha256_file
 from omniad.models import build_model
+from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.encoder import load_weights
-from omniad.runs.files import CONFIG, PREPARED
+from omniad.names import name_problem
+from omniad.runs.files import CONFIG, MODEL, PREPARED, THRESHOLD
 from omniad.runs.provenance import load_run_settings
 from omniad.training.cost import cpu_hours
 from omniad.training.train import train
 from omniad.wording import count, duration
 
 RUN = "fit"  # the run's name in its config.yaml
-STEPS = 5000  # of training, about: the paper's 113,000 for 15 products are 7,500 each
+STEPS = 5000  # of training, about, where no preset says it
 EPOCHS = (10, 500)  # fewest and most; the paper trains for 500
 QUANTILE = 0.99
+HELD_OUT = 0.2  # share of a product's good images, for a method that can't score those it was trained on
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +52,11 @@ def fit(
     weights: str | Path | None = None,
     seed: int = 0,
     settings: Settings | None = None,
+    preset: str = DEFAULT,
+    method: str = "",
+    config: Sequence[str | Path] = (),
 ) -> Detector:
-    """Train a detector on good images. Killed, the same call goes on; finished, it ends soon with the same result.
+    """Make a detector from good images. Killed, the same call goes on; finished, it ends soon with the same result.
 
     Writes, in `run_dir`: config.yaml, model.safetensors, history.csv, provenance.json as every training does;
     threshold.json; and prepared/, the images at the run's resolution, which only training and `omniad evaluate` need.
@@ -54,30 +64,37 @@ def fit(
     Args:
         folder: a product's good images, a folder of such folders, or MVTec-AD's layout (see data/layouts/own.py).
         run_dir: a new folder, or one that this call began.
-        epochs: by default so many that it takes about 5,000 steps, at least 10 and at most 500.
+        epochs: of a method that trains; by default so many that it takes about as many steps as the preset says, at
+            least 10 and at most 500.
         quantile: share of the held-out good images that the threshold lets pass, in (0, 1].
-        weights: a file of the encoder's ImageNet weights; by default torchvision's, fetched when they are not there.
-        seed: of the weights, the order of the images and the jitter.
-        settings: of model, training and evaluation; by default the paper's.
+        weights: a file of the encoder's ImageNet weights; by default those of its package, or torchvision's, fetched
+            when they are not there.
+        seed: of all that is drawn.
+        settings: of model, training and evaluation, in place of a preset's.
+        preset: "fast", a memory of patches for any machine, or "paper" (see presets.py).
+        method: another one than the preset's own.
+        config: files that change single settings of these.
 
     Returns:
         The detector, as `Detector(run_dir)` loads it.
 
     Raises:
-        UserError: the folder holds no good images, some can't be read, the weights can't be had, `run_dir` holds
-            another run, or what training raises.
+        UserError: there is no such preset or method in it, the folder holds no good images, some can't be read, the
+            weights can't be had, `run_dir` holds another run, or what training raises.
     """
     folder, run_dir = Path(folder), Path(run_dir)
     if not 0 < quantile <= 1:
         raise UserError(f"the threshold's quantile must be above 0 and at most 1, not {quantile}")
-    run = _run_settings(folder, run_dir, settings or load_settings(), weights)
+    chosen = Chosen(settings, STEPS, settings.model.method) if settings else choose(preset, method, *config)
+    run = _run_settings(folder, run_dir, chosen.settings, weights)
     _check_run_dir(run_dir, run)
-    own.read(run.source)  # before anything is fetched: is there an image?
+    own.read(run.source, LeftOut())  # before anything is fetched: is there an image?
     get_weights(run)
-    run, pack = _prepare(run, epochs)
+    run, pack = _prepare(run, epochs, chosen.steps)
     device = pick_device()
-    _announce(run, pack, on_cpu=device.type == "cpu")
+    _announce(run, pack, chosen.about, on_cpu=device.type == "cpu")
     train(run, seed, run_dir, device)
+    (run_dir / THRESHOLD).unlink(missing_ok=True)  # it is made anew, whatever became of the old one
     _write_threshold(Detector(run_dir, device), pack, quantile)
     if "test" in set(pack.index["split"]):
         log.info("It came with test images: `omniad evaluate %s` measures the detector on them.", run_dir)
@@ -88,12 +105,15 @@ def _run_settings(folder: Path, run_dir: Path, settings: Settings, weights: str 
     if not folder.is_dir():
         is_file = "is a file; name the folder that holds the good images"
         raise UserError(f"{folder}: {is_file if folder.exists() else 'no such folder'}")
-    name = folder.resolve().name
+    name = folder.resolve().name or "images"
+    if problem := name_problem(name):
+        raise UserError(f"{folder}: the folder's name must {problem}; rename it")
     model = settings.model if weights is None else settings.model.model_copy(update={"encoder_weights": str(weights)})
+    held_out = 0.0 if METHODS[model.method].leaves_out else HELD_OUT
     return RunSettings(
         dataset=name,
         run=RUN,
-        source=SourceSettings(title=name, layout="own", folder=str(folder)),
+        source=SourceSettings(title=name, layout="own", folder=str(folder), held_out=held_out),
         data=settings.data.model_copy(update={"prepared": str(run_dir / PREPARED)}),
         model=model,
         training=settings.training,
@@ -106,7 +126,8 @@ def _check_run_dir(run_dir: Path, run: RunSettings) -> None:
     if not (run_dir / CONFIG).exists():
         return
     there = load_run_settings(run_dir)
-    if (there.dataset, there.run, Path(there.source.folder)) != (run.dataset, run.run, Path(run.source.folder)):
+    same_folder = Path(there.source.folder).resolve() == Path(run.source.folder).resolve()
+    if (there.dataset, there.run) != (run.dataset, run.run) or not same_folder:
         raise UserError(
             f"{run_dir}: already holds the run '{there.run}' on {there.source.folder}; name a new folder with --out"
         )
@@ -118,78 +139,97 @@ def get_weights(run: RunSettings) -> None:
     Raises:
         UserError: they can't be had (their address and place are told), or the file is not the one it should be.
     """
-    path = weights_path(run.model, run.data)
-    if path is not None and is_fetched(run.model) and not path.is_file():
-        file = weight_files(run.data)[path.name]
-        if problem := unreachable(file.urls[0]):
-            raise UserError(
-                f"{file.title} are needed and can't be fetched ({problem}): get them from {file.urls[0]} and put the "
-                f"file at {path}, or name it with --weights"
-            )
-        fetch(file)
+    known = {file.path: file for file in weight_files(run.data).values()}
+    for path in weights_paths(run.model, run.data):
+        if path in known and not path.is_file():
+            file = known[path]
+            if problem := unreachable(file.urls[0]):
+                raise UserError(
+                    f"{file.title} are needed and can't be fetched ({problem}): get them from {file.urls[0]} and put "
+                    f"the file at {path}, or name the encoder's with --weights"
+                )
+            fetch(file)
     found = weights_file(run.model, run.data)
     if found is not None:
         load_weights(build_model(run.model).encoder, found)  # told now if they are another model's
 
 
-def _prepare(run: RunSettings, epochs: int | None) -> tuple[RunSettings, Pack]:
+def _prepare(run: RunSettings, epochs: int | None, steps: int) -> tuple[RunSettings, Pack]:
     """Index and pack the images, unless they are; the run with the batch size and epochs for so many images."""
     index_csv = run.pack_folder.parent / "index.csv"
     write_index(run.source, index_csv)
     images = Counter(read_index(index_csv)["split"])["train"]
     batch_size = min(run.training.batch_size, images)
-    training = {"batch_size": batch_size, "epochs": epochs or default_epochs(images // batch_size)}
+    training = {"batch_size": batch_size, "epochs": epochs or default_epochs(steps, images // batch_size)}
     try:
         pack = open_pack(run.pack_folder)
     except UserError:  # none yet, or of other images
         write_pack(run.source, index_csv, run.pack_folder, run.data.image_size)
         pack = open_pack(run.pack_folder)
-    return run.model_copy(update={"training": run.training.model_copy(update=training)}), pack
+    checked = validate(TrainingSettings, run.training.model_dump() | training, "omniad fit", ("training",))
+    return run.model_copy(update={"training": checked}), pack
 
 
-def default_epochs(steps_per_epoch: int) -> int:
-    """So many that training takes about STEPS steps, within limits."""
+def default_epochs(steps: int, steps_per_epoch: int) -> int:
+    """So many that training takes about `steps` steps, within limits."""
     fewest, most = EPOCHS
-    return min(max(round(STEPS / steps_per_epoch), fewest), most)
+    return min(max(round(steps / steps_per_epoch), fewest), most)
 
 
-def _announce(run: RunSettings, pack: Pack, on_cpu: bool) -> None:
-    """How much is about to be done, and about how long it takes."""
+def _announce(run: RunSettings, pack: Pack, about: str, on_cpu: bool) -> None:
+    """What is made, from how much, about how long that takes, and what else there is."""
     splits = Counter(pack.index["split"])
-    images, epochs = splits["train"], run.training.epochs
-    steps = epochs * (images // run.training.batch_size)
-    products = pack.index.loc[pack.index["split"] == "train", "class"].nunique()
-    time = (
-        f"roughly {duration(3600 * cpu_hours(run, images))} on this CPU"
-        if on_cpu
-        else "how long it takes is told after the first epoch"
-    )
-    log.info(
-        "%d good images of %s to train on, %d held out for the threshold; %d epochs, %d steps: %s",
-        images,
-        count(products, "product"),
-        splits["validation"],
-        epochs,
-        steps,
-        time,
-    )
+    images, epochs = splits["train"], epochs_of(run)
+    classes = pack.index.loc[pack.index["split"] == "train", "class"]
+    products, scored = classes.nunique(), splits["validation"] or len(_some_of_each(classes))
+    steps = f"; {epochs} epochs, {epochs * (images // run.training.batch_size)} steps" if epochs else ""
+    if on_cpu:
+        time = _time(run, images, scored)
+    else:
+        time = "how long it takes is told after the first epoch" if epochs else "minutes at most on this GPU"
+    held_out = f", {splits['validation']} more held out for the threshold" if splits["validation"] else ""
+    name = about[0].upper() + about[1:]
+    log.info("%s: %d good images of %s%s%s: %s", name, images, count(products, "product"), held_out, steps, time)
+    if run.model.method == choose(DEFAULT).settings.model.method:
+        log.info("(The paper's model, which trains for longer: `--preset paper`.)")
+
+
+def _time(run: RunSettings, images: int, scored: int) -> str:
+    try:
+        return f"about {duration(3600 * cpu_hours(run, images, scored))} on this CPU"
+    except UserError as error:  # the run's own model may need less memory than the one that is timed
+        return f"how long it takes can't be measured ({error})"
 
 
 def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
-    rows: pd.DataFrame = pack.index.loc[pack.index["split"] == "validation"]
-    members, batch_size = rows.index.to_numpy(), detector.settings.evaluation.batch_size
+    """From the held-out images, or from those trained on where the model can leave each one out for itself."""
+    leaves_out = detector.model.leaves_out
+    rows = pack.index.loc[pack.index["split"] == ("train" if leaves_out else "validation")].reset_index(names="row")
+    if leaves_out:
+        rows = rows.loc[_some_of_each(rows["class"])]
     scores, medians = [], []
-    for start in range(0, len(members), batch_size):
-        maps, found = detector.compute(pack.images[members[start : start + batch_size]])
+    for start in range(0, len(rows), detector.settings.evaluation.batch_size):
+        part = rows.iloc[start : start + detector.settings.evaluation.batch_size]
+        maps, found = detector.compute(
+            pack.images[part["row"].to_numpy()], part.index.to_numpy() if leaves_out else None
+        )
         scores.append(found)
         medians.append(np.median(maps, axis=(1, 2)))
     threshold = make_threshold(np.concatenate(scores), np.concatenate(medians), rows["class"].tolist(), quantile)
-    write_threshold(detector.run_dir, threshold)
+    write_threshold(detector.run_dir, threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL)))
     log.info(
-        "threshold %.6g: %g %% of %d held-out good images score at most that. Next: "
+        "threshold %.6g: %g %% of %d good images, each scored as if it were new, score at most that. Next: "
         "`omniad predict %s IMAGES --out DIR`",
         threshold.threshold,
         100 * quantile,
         threshold.images,
         detector.run_dir,
+    )
+
+
+def _some_of_each(classes: pd.Series) -> list[int]:
+    """Positions of at most HELD_OUT_MOST images of each class, evenly spread."""
+    members = [np.flatnonzero(classes == name) for name in sorted(set(classes))]
+    return sorted(
+        int(place) for each in members for place in each[own.spread(min(len(each), own.HELD_OUT_MOST), len(each))]
     )

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from omniad.data.folders import PREDICTED_FOLDERS, LeftOut, is_predicted, readable
 from omniad.detector.detector import Detector, Prediction
 from omniad.detector.inputs import find_images, output_names
 from omniad.detector.overlay import overlay
 from omniad.errors import UserError
-from omniad.files import atomic_write
+from omniad.files import atomic_write, cannot_write
 from omniad.parallel import in_order
 
 WRITERS = 4  # threads: drawing and compressing release the interpreter's lock, and the disk is waited for
+SCORES, SKIPPED = "scores.csv", "skipped.csv"
+RESULT = re.compile(r"\.(npy|png)(\.\w+)?$")  # of a map or overlay; or what a kill left of one, with more behind it
 SHOWN = 20  # unreadable images in the message; all of them are in skipped.csv
 
 log = logging.getLogger(__name__)
@@ -44,13 +49,14 @@ def predict(
 ) -> list[Row]:
     """Score images and write what came of them.
 
-    Writes, in `out`: scores.csv (path, score, verdict, name); maps/<name>.npy, float32 at the run's resolution;
-    overlays/<name>.png; with `full_size` also full_size_maps/<name>.npy, at the image's own size; and skipped.csv
-    (path, reason) when there are images that can't be read.
+    Writes, in `out`: scores.csv (path, score, verdict, name), row by row as they come, so that whatever ends this call
+    leaves those that are done; maps/<name>.npy, float32 at the run's resolution; overlays/<name>.png; with `full_size`
+    also full_size_maps/<name>.npy, at the image's own size; and skipped.csv (path, reason) when there are images that
+    can't be read. What an earlier call left there is removed first.
 
     Args:
         detector: a run folder, or one that is loaded.
-        images: files and folders; what lies in `out` is left out.
+        images: files and folders; what lies in `out`, or is an earlier call's result, is left out.
         out: where results go; None computes the scores alone.
         full_size: also write the maps at each image's own size.
         each: called with every row as soon as it is known.
@@ -62,12 +68,39 @@ def predict(
         UserError: a place does not exist, or the disk refuses a write; at the very end, when all others are done: some
             images can't be read.
     """
-    out = None if out is None else Path(out)
-    files = find_images(images, leave_out=out)
+    out, left_out = None if out is None else Path(out), LeftOut()
+    files = find_images(images, out, left_out)
     detector = detector if isinstance(detector, Detector) else Detector(detector)
-    names = dict(zip(files, output_names(files), strict=True))
-    skipped: dict[Path, str] = {}
+    if left_out.reasons:
+        log.info("left out: %s", left_out)
+    skipped = dict(left_out.odd)
     rows: list[Row] = []
+    with _tables(out, skipped) as write:
+        try:
+            for row in _rows(detector, files, out, full_size, skipped):
+                write(row)
+                rows.append(row)
+                if each is not None:
+                    each(row)
+        except (KeyboardInterrupt, SystemExit):
+            kept = f"; these are in {out}/, and the same command starts anew: name another --out to keep them"
+            log.warning("Ended after %d of %d images%s", len(rows), len(files), kept if out else "")
+            raise
+    if rows:
+        _tell(detector, rows, out)
+    if skipped:
+        some = [f"{readable(path)} ({reason})" for path, reason in list(skipped.items())[:SHOWN]]
+        more = f"; ... all of them are in {out / SKIPPED}" if out and len(skipped) > SHOWN else ""
+        number = len(files) + len(left_out.odd)
+        raise UserError(f"{len(skipped)} of {number} images can't be read and were skipped: {'; '.join(some)}{more}")
+    return rows
+
+
+def _rows(
+    detector: Detector, files: list[Path], out: Path | None, full_size: bool, skipped: dict[Path, str]
+) -> Iterator[Row]:
+    """A row an image, when its maps are written."""
+    names = dict(zip(files, output_names(files), strict=True))
 
     def finish(prediction: Prediction) -> Row:
         name = names[prediction.path]
@@ -79,22 +112,57 @@ def predict(
         ThreadPoolExecutor(max_workers=WRITERS) as pool,  # files are written while the next batch is computed
         tqdm(total=len(files), desc="predict", unit="image", disable=not sys.stderr.isatty()) as bar,
     ):
-        for row in in_order(pool, finish, detector.predict(files, skipped), 2 * WRITERS):
-            rows.append(row)
-            if each is not None:
-                each(row)
-            bar.update(len(rows) + len(skipped) - bar.n)
-    if out is not None:
-        _write_tables(out, rows, skipped)
-    if rows:
-        _tell(detector, rows, out)
-    if skipped:
-        some = [f"{path} ({reason})" for path, reason in list(skipped.items())[:SHOWN]]
-        more = f"; ... all of them are in {out / 'skipped.csv'}" if out and len(skipped) > SHOWN else ""
-        raise UserError(
-            f"{len(skipped)} of {len(files)} images can't be read and were skipped: {'; '.join(some)}{more}"
-        )
-    return rows
+        for number, row in enumerate(in_order(pool, finish, detector.predict(files, skipped), 2 * WRITERS), start=1):
+            yield row
+            bar.update(number + len(skipped) - bar.n)
+
+
+@contextmanager
+def _tables(out: Path | None, skipped: dict[Path, str]) -> Iterator[Callable[[Row], None]]:
+    """Takes the rows of scores.csv; at the end, whatever that is, skipped.csv is written."""
+    if out is None:
+        yield lambda row: None
+        return
+    _remove_earlier(out)
+    scores = out / SCORES
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = scores.open("w", encoding="utf-8", newline="", buffering=1)  # each line is written at once
+    except OSError as error:
+        raise cannot_write(scores, error) from None
+
+    def write(row: Iterable[object]) -> None:
+        try:
+            csv.writer(file, lineterminator="\n").writerow(row)
+        except OSError as error:
+            raise cannot_write(scores, error) from None
+
+    with file:
+        write(Row._fields)
+        try:
+            # Nine digits tell every float32 from its neighbours.
+            yield lambda row: write((row.path, f"{row.score:.9g}", row.verdict, row.name))
+        finally:
+            if skipped:
+                _write_skipped(out / SKIPPED, skipped)
+
+
+def _write_skipped(file: Path, skipped: dict[Path, str]) -> None:
+    with atomic_write(file) as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["path", "reason"])
+        writer.writerows((readable(path), reason) for path, reason in skipped.items())
+
+
+def _remove_earlier(out: Path) -> None:
+    """Remove what an earlier call wrote, or began to: its maps must not lie beside other scores."""
+    folders = [out / name for name in PREDICTED_FOLDERS if is_predicted(out / name)]
+    files = [file for folder in folders if folder.is_dir() for file in folder.iterdir() if RESULT.search(file.name)]
+    try:
+        for file in (*files, out / SKIPPED):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from None
 
 
 def _write_images(detector: Detector, prediction: Prediction, out: Path, name: str, full_size: bool) -> None:
@@ -105,21 +173,6 @@ def _write_images(detector: Detector, prediction: Prediction, out: Path, name: s
     if full_size:
         with atomic_write(out / "full_size_maps" / f"{name}.npy", "wb") as file:
             np.save(file, prediction.full_size_map())
-
-
-def _write_tables(out: Path, rows: list[Row], skipped: dict[Path, str]) -> None:
-    with atomic_write(out / "scores.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
-        # Nine digits tell every float32 from its neighbours.
-        writer.writerows((row.path, f"{row.score:.9g}", row.verdict, row.name) for row in rows)
-    if not skipped:
-        (out / "skipped.csv").unlink(missing_ok=True)
-        return
-    with atomic_write(out / "skipped.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "reason"])
-        writer.writerows(skipped.items())
 
 
 def _tell(detector: Detector, rows: list[Row], out: Path | None) -> None:

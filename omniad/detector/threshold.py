@@ -1,4 +1,4 @@
-"""The score above which an image is called anomalous, from good images that were held out of training."""
+"""The score above which an image is called anomalous, from good images that the model had not seen."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from omniad.errors import UserError
-from omniad.files import atomic_write
-from omniad.runs.files import THRESHOLD
+from omniad.files import atomic_write, read_text, reading, sha256_file
+from omniad.runs.files import MODEL, THRESHOLD
+
+MOST_BYTES = 10_000_000  # of threshold.json, which has a line a product
 
 
 class Threshold(NamedTuple):
@@ -22,6 +23,7 @@ class Threshold(NamedTuple):
     images: int  # how many those were
     typical: float  # median of their maps' medians: what a map shows where all is well
     products: dict[str, float]  # the same quantile of each product's images alone, to compare
+    model_sha256: str = ""  # of the weights that it belongs to; empty: an older version wrote it
 
 
 def make_threshold(scores: np.ndarray, medians: np.ndarray, products: list[str], quantile: float) -> Threshold:
@@ -42,6 +44,11 @@ def make_threshold(scores: np.ndarray, medians: np.ndarray, products: list[str],
     return Threshold(at_quantile(scores), quantile, len(scores), float(np.median(medians)), each)
 
 
+def of_other_weights(threshold: Threshold, run_dir: Path) -> bool:
+    """Whether a threshold belongs to other weights than the run's."""
+    return bool(threshold.model_sha256) and threshold.model_sha256 != sha256_file(run_dir / MODEL)
+
+
 def write_threshold(run_dir: Path, threshold: Threshold) -> None:
     with atomic_write(run_dir / THRESHOLD) as file:
         json.dump(threshold._asdict(), file, indent=1)
@@ -55,14 +62,13 @@ def read_threshold(run_dir: Path) -> Threshold | None:
         UserError: the file is not one that `omniad fit` wrote.
     """
     file = run_dir / THRESHOLD
-    try:
-        threshold = Threshold(**json.loads(file.read_text(encoding="utf-8")))
-        if not all(math.isfinite(value) for value in (threshold.threshold, threshold.typical)):
-            raise ValueError("not finite")
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{file}: not a threshold of `omniad fit` ({error}); remove it, or repeat `omniad fit`"
-        ) from None
+    with reading(file, "not a threshold of `omniad fit`; remove it, or repeat `omniad fit`"):
+        if not file.exists():
+            return None
+        threshold = Threshold(**json.loads(read_text(file, MOST_BYTES)))
+        for value in (threshold.threshold, threshold.typical):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError("a threshold that is no finite number")
+        if not isinstance(threshold.model_sha256, str):
+            raise ValueError("a sha256 that is no text")
     return threshold

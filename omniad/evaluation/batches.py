@@ -20,7 +20,7 @@ class Batches:
         self.size, self.device = size, device
 
     def run(self, count: int, work: Callable[[slice], None]) -> None:
-        """Call `work` for slices that together are range(count), in order; a slice that failed is done anew, smaller.
+        """Call `work` for consecutive slices of range(count); a slice that did not fit is repeated in smaller ones.
 
         Raises:
             UserError: one image alone is too much.
@@ -49,4 +49,4 @@ class Batches:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         self.size = tried // 2
-        log.warning("%d images at once are too many for the memory of %s: %d from now on", tried, device, self.size)
+        log.warning("%d images at once do not fit into the memory of %s; using %d", tried, device, self.size)

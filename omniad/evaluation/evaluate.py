@@ -26,22 +26,23 @@ import torch
 from tqdm import tqdm
 
 from omniad.config import RunSettings
-from omniad.data.packs import Pack, normalise, open_pack
+from omniad.data.packs import PUBLISHED, Pack, normalise, open_pack, read_rows
 from omniad.devices import pick_device
 from omniad.energy import EnergyMeter
 from omniad.errors import UserError
 from omniad.evaluation.batches import Batches
 from omniad.evaluation.examples import pick_examples
-from omniad.files import atomic_write
+from omniad.files import atomic_write, sha256_file
 from omniad.metrics.definitions import DEFINITIONS, METRICS, ClassResult, Definition
 from omniad.metrics.from_maps import evaluate_class
 from omniad.models import Method, load_model
 from omniad.models.anomaly_map import smooth
 from omniad.models.precision import arithmetic
 from omniad.runs.artifacts import write_curves, write_examples, write_scores
-from omniad.runs.files import MAPS, MEAN
+from omniad.runs.files import MAPS, MEAN, MODEL
 from omniad.runs.measurements import write_metrics
-from omniad.runs.provenance import hardware, load_run_settings, peak_memory_mib, write_provenance
+from omniad.runs.provenance import hardware, load_run_settings, peak_memory_mib, read_provenance, write_provenance
+from omniad.runs.weights import measured_others, remove_measured
 
 DRAWS = 5  # of the `released` reading's random projection
 log = logging.getLogger(__name__)
@@ -65,17 +66,24 @@ def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool 
         keep_maps: also write all anomaly maps to maps/.
 
     Raises:
-        UserError: a file is missing or damaged, an anomaly map is not finite, the folder cannot be written.
+        UserError: a file is missing or damaged, an anomaly map is not finite, the folder cannot be written, the weights
+            were replaced meanwhile.
     """
     device, clock = device or pick_device(), time.perf_counter()
     meter = EnergyMeter(device)
     settings = load_run_settings(run_dir)
     pack = open_pack(settings.pack_folder)
     model = load_model(run_dir, device)
+    weights = sha256_file(run_dir / MODEL)
+    if measured_others(run_dir, read_provenance(run_dir), thorough=True):
+        remove_measured(run_dir)
     classes = list(_evaluate_classes(model, settings, pack, run_dir, device, keep_maps))
+    if sha256_file(run_dir / MODEL) != weights:
+        raise UserError(f"{run_dir / MODEL}: changed while it was measured; evaluate the run again")
     write_provenance(
         run_dir,
         evaluation={
+            "model_sha256": weights,
             "wall_s": round(time.perf_counter() - clock, 2),
             "hardware": hardware(device),
             "peak_memory_mib": peak_memory_mib(device),
@@ -117,13 +125,14 @@ def _evaluate_draws(
 ) -> tuple[list[ClassResult], np.ndarray]:
     """A class's results, one a draw of the random projection (one if nothing is drawn), and the first draw's maps."""
     members = rows.index.to_numpy()
-    masks, labels, names = pack.masks[members], rows["label"].to_numpy(), rows["image"].tolist()
+    masks, published = pack.masks(members), pack.masks(members, PUBLISHED)
+    labels, names = rows["label"].to_numpy(), rows["image"].tolist()
     maps, results = np.empty(0), []
     for draw in reversed(range(DRAWS if model.draws else 1)):  # the first draw last, so that its maps are the ones left
         model.seed_draws(draw)
         del maps  # before the next ones are made
         maps, scores = compute_maps(model, pack.images, members, settings, batches)
-        results.append(evaluate_class(maps, masks, labels, scores=scores, names=names, curves=draw == 0))
+        results.append(evaluate_class(maps, masks, labels, published, scores=scores, names=names, curves=draw == 0))
     return results[::-1], maps
 
 
@@ -136,7 +145,7 @@ def compute_maps(
     maps, scores = np.empty((len(members), size, size), np.float32), np.empty(len(members), np.float32)
 
     def compute(rows: slice) -> None:
-        batch = normalise(images[members[rows]]).to(batches.device)  # (B, 3, S, S)
+        batch = normalise(read_rows(images, members[rows])).to(batches.device)  # (B, 3, S, S)
         batch_maps = smooth(model.anomaly_maps(model.encode(batch), size), settings.evaluation.sigma)
         maps[rows] = batch_maps.cpu().numpy()
         scores[rows] = model.image_scores(batch_maps).cpu().numpy()

@@ -23,7 +23,7 @@ WORST = 3
 def pick_examples(rows: pd.DataFrame, pack: Pack, maps: np.ndarray, scores: np.ndarray) -> list[Example]:
     """A class's examples. rows: its index rows; maps (N, S, S) and scores (N,) in their order."""
     members = rows.index.to_numpy()
-    visible = np.any(pack.masks[members], axis=(1, 2))
+    visible = np.any(pack.masks(members), axis=(1, 2))
     return [
         Example(
             kind=kind,
@@ -31,7 +31,7 @@ def pick_examples(rows: pd.DataFrame, pack: Pack, maps: np.ndarray, scores: np.n
             label=int(rows["label"].iloc[position]),
             score=float(scores[position]),
             image=pack.images[members[position]],
-            mask=pack.masks[members[position]],
+            mask=pack.masks(members[position]).astype(np.uint8),
             map=maps[position],
         )
         for kind, positions in choose(rows, visible, scores).items()

@@ -1,9 +1,10 @@
 """The seven metrics of one class, in both definitions.
 
 `exact` is what the metrics' own papers define, over every distinct score. `published` is what the numbers in this
-field's tables were computed with (the ADer toolbox's settings): it differs in the image label (a defect that vanishes
-when the mask is resized counts as normal), in P-F1max (21 thresholds on the min-max-normalised maps) and in AU-PRO (a
-grid of 100 thresholds, no interpolation, rescaled rates). Never compare one with the other.
+field's tables were computed with (the ADer toolbox's settings). It differs in how evaluation resizes masks
+(`read_masks` in data/images.py), in the image label (a defect that vanishes when the mask is resized counts as normal),
+in P-F1max (21 thresholds on the min-max-normalised maps) and in AU-PRO (a grid of 100 thresholds, no interpolation,
+rescaled rates). Never compare one with the other.
 
 An undefined metric is NaN, with the reason beside it; nothing is set to 0 or 1 instead. Constant maps do not
 leave the exact metrics undefined: they rank nothing, and the values say so (AUROC .5, AP the share of anomalous items,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omniad.errors import UserError
+from omniad.files import reading
 from omniad.metrics.definitions import DEFINITIONS, ClassResult, Definition
 
 
@@ -44,13 +47,19 @@ def evaluate_class(
     maps: np.ndarray,
     masks: np.ndarray,
     labels: np.ndarray | None = None,
+    published_masks: np.ndarray | None = None,
     *,
     scores: np.ndarray | None = None,
     names: Sequence[str] | None = None,
     curves: bool = True,
 ) -> ClassResult:
-    """Both definitions from one pass, with reasons for what is undefined, and the curves. See `class_metrics`."""
+    """Both definitions, with reasons for what is undefined, and the curves. See `class_metrics`.
+
+    `published_masks` (N, H, W) are the definition `published`'s where they are others; that takes a second pass.
+    """
     maps, masks, labels, scores = _checked(maps, masks, labels, scores, names)
+    if published_masks is not None:
+        _, published_masks, _, _ = _checked(maps, published_masks, None, None, None)
     try:
         # Imported here, so that where numba does not work only the metrics fail, and in one line.
         from numba.core.errors import NumbaError
@@ -60,7 +69,12 @@ def evaluate_class(
     except ImportError as error:
         raise UserError(f"the metrics need numba, which does not import here: {error}; install it again") from None
     try:
-        return measure(ClassPixels(maps, masks, names), labels, scores, curves)
+        result = measure(ClassPixels(maps, masks, names), labels, scores, curves)
+        if published_masks is None or np.array_equal(masks, published_masks):
+            return result
+        published = measure(ClassPixels(maps, published_masks, names), labels, scores, curves=False)
+        metrics = {"exact": result.metrics["exact"], "published": published.metrics["published"]}
+        return replace(result, metrics=metrics)
     except NumbaError as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -111,15 +125,9 @@ def _checked(maps: Any, masks: Any, labels: Any, scores: Any, names: Sequence[st
 
 
 def _load(file: str | Path) -> np.ndarray:
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror or error})") from None
-    except (ValueError, EOFError):
-        raise UserError(f"{file}: not an array of numbers in .npy format; numpy.save writes one") from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UserError(f"{file}: a .npz archive; give the .npy file of one array")
-    return array
+    with reading(file, "not an array of numbers in .npy format; numpy.save writes one"):
+        if Path(file).exists() and not Path(file).is_file():
+            raise ValueError("not a file")
+        if zipfile.is_zipfile(file):
+            raise UserError(f"{file}: a .npz archive; give the .npy file of one array")
+        return np.lib.format.open_memmap(file, mode="r")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniad.config import Learnable, ModelSettings
+from omniad.models.random_projection import RandomProjection, RandomProjections
 from omniad.models.readings import READINGS
 
 
@@ -20,7 +21,7 @@ class Attention(nn.Module):
 
     fused = True  # PyTorch's fused kernel; False computes the same step by step
 
-    def __init__(self, width: int, learnable: Learnable, settings: ModelSettings, generator: torch.Generator):
+    def __init__(self, width: int, learnable: Learnable, settings: ModelSettings, random: RandomProjections):
         super().__init__()
         reading = READINGS[settings.variant]
         heads, tokens = settings.heads, settings.tokens
@@ -38,7 +39,7 @@ class Attention(nn.Module):
         if reading.trained_output:
             self.output = nn.Linear(width, width)  # W^O
         else:
-            self.output = RandomProjection(width, generator) if settings.projection == "random" else nn.Identity()
+            self.output = RandomProjection(width, random) if settings.projection == "random" else nn.Identity()
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, D) -> (B, N, D); `size` is (h, w), to which the outputs of learnable queries are resized."""
@@ -78,24 +79,3 @@ def upsample(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     side = math.isqrt(tokens.shape[1])
     grid = tokens.transpose(1, 2).unflatten(2, (side, side))  # (B, D, sqrt T, sqrt T)
     return F.interpolate(grid, size=size, mode="nearest").flatten(2).transpose(1, 2)
-
-
-class RandomProjection(nn.Module):
-    """Linear-SiLU-Linear (D -> D -> D) with weights drawn anew in every call, as PyTorch initialises `nn.Linear`.
-
-    Nothing is registered: no parameter, no entry in a checkpoint. Gradients pass through to the input. The generator is
-    on the CPU, so a seed gives the same numbers on every device.
-    """
-
-    def __init__(self, width: int, generator: torch.Generator):
-        super().__init__()
-        self.width, self.generator = width, generator
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.silu(F.linear(x, *self._draw(x))), *self._draw(x))
-
-    def _draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        bound = 1 / math.sqrt(self.width)  # nn.Linear: weight and bias uniform in +-1/sqrt(D)
-        drawn = torch.empty(self.width + 1, self.width, device="meta" if x.is_meta else "cpu")
-        drawn = drawn.uniform_(-bound, bound, generator=self.generator).to(x)
-        return drawn[:-1], drawn[-1]  # weight (D, D), bias (D,)

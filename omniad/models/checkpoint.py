@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ import yaml
 
 from omniad.config import MethodName, ModelSettings, RunSettings, to_yaml, validate
 from omniad.errors import UserError
-from omniad.files import atomic_write
+from omniad.files import atomic_write, reading
 from omniad.models.baselines.destseg import DeSTSeg
+from omniad.models.baselines.diad import DiAD
+from omniad.models.baselines.dinomaly import Dinomaly
 from omniad.models.baselines.mambaad import MambaAD
+from omniad.models.baselines.padim import PaDiM
+from omniad.models.baselines.patchcore import PatchCore
 from omniad.models.baselines.rd4ad import RD4AD
 from omniad.models.baselines.rlr import RLR
 from omniad.models.baselines.simplenet import SimpleNet
@@ -23,9 +28,11 @@ from omniad.models.baselines.uniad import UniAD
 from omniad.models.encoder import check_entries, read_entries
 from omniad.models.method import Method
 from omniad.models.omniad import OmniAD
+from omniad.models.patch_memory import PatchMemory
 from omniad.runs.files import CONFIG, MODEL
 from omniad.runs.provenance import load_run_settings
 
+MOST_METADATA, DEEPEST = 20_000, 4  # characters of the settings in a file of weights, and groups within groups
 METHODS: dict[MethodName, type[Method]] = {
     "omni-ad": OmniAD,
     "rd4ad": RD4AD,
@@ -34,6 +41,11 @@ METHODS: dict[MethodName, type[Method]] = {
     "mambaad": MambaAD,
     "rlr": RLR,
     "destseg": DeSTSeg,
+    "diad": DiAD,
+    "dinomaly": Dinomaly,
+    "patchcore": PatchCore,
+    "padim": PaDiM,
+    "patch-memory": PatchMemory,
 }
 
 
@@ -76,20 +88,37 @@ def load_model(run_dir: str | Path, device: str | torch.device = "cpu") -> Metho
     _check_settings(settings, file)
     with torch.device("meta"):
         model = build_model(settings)  # names and shapes; drawing weights that are replaced at once would waste time
-    check_entries(model.state_dict(), entries, str(file))
-    model.load_state_dict(entries, assign=True)
+    expected = model.state_dict()
+    check_entries(expected, entries, str(file))
+    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in entries.items()}, assign=True)
     return model.to(device).eval()
 
 
 def _check_settings(settings: ModelSettings, file: Path) -> None:
     """Refuse a config.yaml whose model is not the one in the file: Q or KV, or the heads, do not show in the shapes."""
-    with safetensors.safe_open(file, framework="pt") as handle:
-        trained = yaml.safe_load((handle.metadata() or {}).get("model", "{}"))
+    with reading(file, "its metadata are none that `omniad train` writes; remove them, or train anew"):
+        with safetensors.safe_open(file, framework="pt") as handle:
+            text = (handle.metadata() or {}).get("model", "{}")
+        trained = _plain_yaml(text)
+        if not isinstance(trained, dict):
+            raise ValueError("'model' holds no settings")
     free = ("jitter", "projection", "encoder_weights")  # do not change what the weights mean
     differ = [
-        f"{key} is {value!r}, trained with {trained[key]!r}"
+        f"{key} is {reprlib.repr(value)}, trained with {reprlib.repr(trained[key])}"
         for key, value in settings.model_dump(exclude=set(free)).items()
         if trained.get(key, value) != value
     ]
     if differ:
         raise UserError(f"{file.parent / CONFIG}: not the model in {file.name}: model.{'; model.'.join(differ)}")
+
+
+def _plain_yaml(text: str) -> Any:
+    """YAML as settings are written: short, a list within a group at most, no alias, which make gigabytes of a line."""
+    if len(text) > MOST_METADATA:
+        raise ValueError(f"'model' has more than {MOST_METADATA:,} characters")
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+            raise ValueError("'model' is no plain group of settings")
+    return yaml.safe_load(text)

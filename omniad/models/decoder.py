@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from omniad.config import ModelSettings
 from omniad.models.omni_block import OmniBlock
+from omniad.models.random_projection import RandomProjections
 
 
 class Decoder(nn.Module):
     """Neck output (B, widths[0], h, w) -> reconstructions at twice, four and eight times its resolution."""
 
-    def __init__(self, widths: list[int], channels: list[int], settings: ModelSettings, generator: torch.Generator):
+    def __init__(self, widths: list[int], channels: list[int], settings: ModelSettings, random: RandomProjections):
         """`widths`: of the four stages, coarsest first; `channels`: of the encoder's three maps, finest first."""
         super().__init__()
         expands = [None, *(PatchExpand(coarse, fine) for coarse, fine in pairwise(widths))]
         self.stages = nn.ModuleList(
-            Stage(expand, [OmniBlock(width, settings, generator) for _ in range(depth)])
+            Stage(expand, [OmniBlock(width, settings, random) for _ in range(depth)])
             for expand, width, depth in zip(expands, widths, settings.depths, strict=True)
         )
         self.restore = restoration(widths, channels)

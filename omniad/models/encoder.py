@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -18,9 +19,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from omniad.config import known
 from omniad.errors import UserError
+from omniad.files import reading
 
 # Encoder -> block, blocks in layers 1-3, width inside a bottleneck per 64 channels.
-SHOWN = 5  # names of each kind of wrong entry in a message
+SHOWN, LONGEST = 5, 120  # names of each kind of wrong entry in a message, and characters of one
 ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int], int]] = {
     "resnet18": (BasicBlock, (2, 2, 2), 64),
     "resnet34": (BasicBlock, (3, 4, 6), 64),
@@ -146,24 +148,35 @@ def read_entries(file: str | Path) -> dict[str, Tensor]:
     path = Path(file)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        # A KeyError's text is a key of torch's own, no reason.
-        text = "" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        reason = text or "its beginning is none of PyTorch's"
-        raise UserError(f"{path}: damaged, or not a file of tensors alone, and only those are read: {reason}") from None
+    with reading(path, "damaged, or not a file of tensors alone, and only those are read"):
+        content = _load(path)
     if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
         content = content["net"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise UserError(f"{path}: holds no state dict (tensors by name), neither bare nor under 'net'")
     return dict(content)
 
 
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError("it holds more than tensors, or its beginning is none of PyTorch's") from None
+    except KeyError:  # its text is a key of torch's own, no reason
+        raise ValueError("its beginning is none of PyTorch's") from None
+
+
 def check_entries(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    """Raise a UserError that tells missing, unknown and mis-shaped entries; BatchNorm's batch counters may miss."""
+    """Compare weights with those that a model has.
+
+    Raises:
+        UserError: entries are missing (BatchNorm's batch counters may be), unknown, mis-shaped, of another kind of
+            number, or not finite; each is named.
+    """
     missing = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
     unknown = [name for name in found if name not in expected]
     shapes = [
@@ -172,10 +185,20 @@ def check_entries(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], w
         if name in found and found[name].shape != value.shape
     ]
     kinds = {"missing": missing, "unknown": unknown, "wrong shape": shapes}
+    if not any(kinds.values()):
+        kinds = {"not numbers of the right kind": [name for name in found if not _is_like(found[name], expected[name])]}
+    if not any(kinds.values()):
+        kinds = {"not finite": [name for name in found if not bool(torch.isfinite(found[name].float()).all())]}
     problems = [
-        f"{len(names)} {kind}: {', '.join(names[:SHOWN])}{', ...' if names[SHOWN:] else ''}"
+        f"{len(names)} {kind}: {', '.join(name[:LONGEST] for name in names[:SHOWN])}{', ...' if names[SHOWN:] else ''}"
         for kind, names in kinds.items()
         if names
     ]
     if problems:
         raise UserError(f"{where}: not the weights of this model; " + "; ".join(problems))
+
+
+def _is_like(value: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor holds numbers that can stand for another's: floats of any precision, or whole numbers."""
+    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return plain and not value.is_complex() and value.is_floating_point() == wanted.is_floating_point()

@@ -1,6 +1,6 @@
 """A run folder out of a checkpoint that the authors' code wrote (easyoo/Omni-AD, commit d85c5f4), for any depths.
 
-That code's output projection is in no checkpoint: it is left out (`none`) or, as released, drawn anew in every call
+That code's output projection is in no checkpoint: it is left out (`none`) or, as released, drawn at random in each call
 (`random`).
 """
 
@@ -60,7 +60,7 @@ def import_released(
     Args:
         checkpoint: a bare state dict, or one under `net`; read without running code from it.
         run_dir: a new folder.
-        projection: what stands for the output projection that no checkpoint holds.
+        projection: what to use for the output projection, which no checkpoint contains.
         dataset: the data set the checkpoint was trained on.
 
     Raises:

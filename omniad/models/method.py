@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -20,6 +21,10 @@ class AllFeatures(Protocol):
     def images(self) -> int: ...
 
     def __iter__(self) -> Iterator[list[Tensor]]: ...
+
+    def after(self, images: int) -> Iterator[list[Tensor]]:
+        """The same without the first `images` images, which a killed preparation has seen."""
+        ...
 
 
 class Prepared(NamedTuple):
@@ -45,6 +50,9 @@ class Method(nn.Module, ABC):
     training_free = False
     """Whether `prepare` is the whole training (see `TrainingFree`)."""
 
+    leaves_out = False
+    """Whether a trained model can score its training images as if it had never seen them (see `LeavesOut`)."""
+
     same_every_step = True
     """Whether a training step does the same operations every time, all of them on the device (see cuda_graph.py)."""
 
@@ -56,6 +64,18 @@ class Method(nn.Module, ABC):
         self.settings = settings
         self.generator = torch.Generator("cpu")  # of what is drawn in inference too; part of the training state
         self.seed_draws(0)
+
+    def load_start(self, file: Path) -> None:
+        """Fill what starts from published weights beside the encoder; called for methods in `START_WEIGHTS` alone."""
+        raise NotImplementedError(f"{type(self).__name__} starts from nothing but its encoder's weights")
+
+    def features_settle_at(self, training: TrainingSettings) -> float:
+        """From which share of a training on features are constants; before, what `encode` uses is itself trained."""
+        return 0.0
+
+    def encoding_parts(self) -> Sequence[nn.Module]:
+        """The networks that `encode` uses; their weights tell whether features can be kept."""
+        return [self.encoder]
 
     @abstractmethod
     def forward(self, images: Tensor) -> object:
@@ -118,6 +138,10 @@ class Method(nn.Module, ABC):
         ]
         return [torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)]
 
+    def rate_factor(self, progress: float) -> float:
+        """What multiplies all rates at this share of the steps, besides the settings' drop: a method's own schedule."""
+        return 1.0
+
     def prepare_step(self, device: torch.device) -> None:
         """What the CPU does before a recorded step is replayed; nothing by default."""
 
@@ -148,9 +172,23 @@ class TrainingFree(Method):
 
     training_free = True
 
+    @abstractmethod
+    def products(self, images: int, image_size: int) -> list[tuple[int, int]]:
+        """What `prepare` multiplies beyond the encoder's pass over so many images: (scalar products, their length)."""
+
     def loss(self, features: list[Tensor], training: TrainingSettings, progress: float) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no training steps")
 
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
         """None: nothing is learned step by step."""
         return []
+
+
+class LeavesOut(TrainingFree):
+    """A training-free method that knows which training image each thing it keeps is from."""
+
+    leaves_out = True
+
+    @abstractmethod
+    def anomaly_maps(self, features: list[Tensor], size: int, own: Tensor | None = None) -> Tensor:
+        """See `Method.anomaly_maps`; `own` (B,): these are training images, and what is kept of them does not count."""

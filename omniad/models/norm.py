@@ -8,17 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniad.models.kernels import use_kernels
+
 EPS = 1e-5  # PyTorch's, as released
 
 
 class NormSiLU(nn.Module):
     """Zero mean and unit variance over the positions, per image and channel, then SiLU; no weights.
 
-    In training with a backward pass of its own, which reads memory half as often as autograd's would.
+    In training with a backward pass of its own, which reads memory half as often as autograd's would; on a GPU in
+    Triton kernels, where Triton is (norm_triton.py).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
+        if use_kernels(x):
+            from omniad.models.norm_triton import KernelNormSiLU
+
+            return KernelNormSiLU.apply(x, EPS)  # type: ignore[return-value]
         if self.training:
             return _NormSiLU.apply(x)  # type: ignore[return-value]
         return F.silu(F.instance_norm(x.transpose(1, 2), eps=EPS)).transpose(1, 2)

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings
 from omniad.models.attention import Attention
+from omniad.models.kernels import use_kernels
 from omniad.models.norm import NormSiLU
+from omniad.models.random_projection import RandomProjections
 from omniad.models.readings import READINGS
 
 
 class OmniBlock(nn.Module):
     """O = MLP(Y2 + F5) + X (eq. 5); with one branch alone, MLP(Y2) + X or MLP(F5) + X (Table V)."""
 
-    def __init__(self, width: int, settings: ModelSettings, generator: torch.Generator):
+    def __init__(self, width: int, settings: ModelSettings, random: RandomProjections):
         super().__init__()
-        self.global_branch = GlobalBranch(width, settings, generator) if settings.branches != "local" else None
+        self.global_branch = GlobalBranch(width, settings, random) if settings.branches != "local" else None
         self.local_branch = LocalBranch(width) if settings.branches != "global" else None
         self.mlp = MLP(width)
 
@@ -42,11 +43,11 @@ class OmniBlock(nn.Module):
 class GlobalBranch(nn.Module):
     """Two attentions in series, each with learnable tokens for Q or for K and V; either can be left out."""
 
-    def __init__(self, width: int, settings: ModelSettings, generator: torch.Generator):
+    def __init__(self, width: int, settings: ModelSettings, random: RandomProjections):
         super().__init__()
         first, second = settings.first_attention, settings.second_attention
-        self.first = Attention(width, first, settings, generator) if first != "skip" else None
-        self.second = Attention(width, second, settings, generator) if second != "skip" else None
+        self.first = Attention(width, first, settings, random) if first != "skip" else None
+        self.second = Attention(width, second, settings, random) if second != "skip" else None
         self.input_residual = READINGS[settings.variant].input_residual
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -69,15 +70,28 @@ class LocalBranch(nn.Module):
 
     def forward(self, x_map: Tensor) -> Tensor:
         """X' (B, D, h, w) -> F5 (B, N, D)."""
-        f3, f4 = self.conv3(x_map), self.conv5(x_map)  # eq. 2, eq. 3
+        narrow, wide = self._depthwise(x_map)
+        f3, f4 = self.conv3(narrow), self.conv5(wide)  # eq. 2, eq. 3
         conv, norm = self.merge
         weight, bias = pointwise(conv)
         left, right = weight.chunk(2, dim=1)  # the concatenation's 1x1 convolution, half by half
         return norm(F.linear(f3, left, bias) + F.linear(f4, right))  # eq. 4
 
+    def _depthwise(self, x_map: Tensor) -> tuple[Tensor, Tensor]:
+        """X' (B, D, h, w) -> DWConv 3x3 and DWConv 5x5 of it, (B, N, D) each; on a GPU in one kernel."""
+        conv3, conv5 = self.conv3.depthwise, self.conv5.depthwise
+        if use_kernels(x_map):
+            from omniad.models.depthwise_triton import depthwise_pair
+
+            return depthwise_pair(tokens(x_map), (x_map.shape[2], x_map.shape[3]), conv3, conv5)
+        return tokens(conv3(x_map)), tokens(conv5(x_map))
+
 
 class Separable(nn.Sequential):
-    """DWConv k x k, then Conv 1 x 1, each followed by InstanceNorm and SiLU as released."""
+    """DWConv k x k, then Conv 1 x 1, each followed by InstanceNorm and SiLU as released.
+
+    Its forward begins behind the DWConv, which the branch computes for both kernel sizes at once.
+    """
 
     def __init__(self, width: int, kernel: int):
         depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
@@ -85,10 +99,16 @@ class Separable(nn.Sequential):
         parts = {"0": depthwise, "1": NormSiLU(), "3": nn.Conv2d(width, width, 1), "4": NormSiLU()}
         super().__init__(OrderedDict(parts))
 
-    def forward(self, x_map: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, N, D)."""
-        depthwise, norm1, conv, norm2 = self
-        return norm2(F.linear(norm1(tokens(depthwise(x_map))), *pointwise(conv)))
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        _, norm1, conv, norm2 = self
+        return norm2(F.linear(norm1(x), *pointwise(conv)))
+
+    @property
+    def depthwise(self) -> nn.Conv2d:
+        conv = self[0]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
 
 
 class MLP(nn.Module):

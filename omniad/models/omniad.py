@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from omniad.config import ModelSettings, TrainingSettings
@@ -14,6 +15,7 @@ from omniad.models.decoder import Decoder, stage_widths
 from omniad.models.method import AllFeatures, Method, Prepared
 from omniad.models.neck import Neck, jitter
 from omniad.models.omni_block import OmniBlock
+from omniad.models.random_projection import RandomProjections
 from omniad.models.standardise import Standardise
 
 
@@ -37,9 +39,9 @@ class OmniAD(Method):
                 raise UserError(f"model.heads: {settings.heads} heads do not divide the {width} channels of a stage")
         # Inner width 128 for basic ResNets and 2048 for bottleneck ones (see Neck).
         self.neck = Neck(channels, inner=2 * channels[2] // 4 * self.encoder.expansion, width=widths[0])
-        self.decoder = Decoder(widths, channels, settings, self.generator)
+        self.projections = RandomProjections(self.generator)
+        self.decoder = Decoder(widths, channels, settings, self.projections)
         self.standardise = Standardise(channels) if settings.standardise else nn.Identity()
-        self.same_every_step = not self.draws
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images (B, 3, H, W) -> features, standardised where that is set, and reconstructions.
@@ -64,7 +66,14 @@ class OmniAD(Method):
         fused = self.neck(features)  # (B, widths[0], H/32, W/32)
         if self.training and self.settings.jitter:
             fused = jitter(fused, self.settings.jitter)
+        if self.draws:
+            self.projections.draw(fused.device)
         return self.decoder(fused)
+
+    def prepare_step(self, device: torch.device) -> None:
+        """Draw what a recorded step does not."""
+        if self.draws:
+            self.projections.draw(device)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The encoder's maps at 1/4, 1/8 and 1/16."""
@@ -90,7 +99,7 @@ class OmniAD(Method):
 
     @property
     def draws(self) -> bool:
-        """The `released` reading draws its output projections anew in every call."""
+        """The `released` variant redraws its output projections in every call."""
         return self.settings.variant == "released" and self.settings.projection == "random"
 
 

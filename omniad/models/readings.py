@@ -16,7 +16,7 @@ class Reading:
     """The choices in which the two readings differ."""
 
     trained_output: bool
-    """Eq. 1's W^O is one trained layer; else a random two-layer projection, drawn anew in every forward pass."""
+    """Eq. 1's W^O is one trained layer; else a random two-layer projection, redrawn in every forward pass."""
 
     attention_bias: bool
     """A learned bias per head and learnable token is added after the softmax; it starts at zero."""

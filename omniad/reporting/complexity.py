@@ -5,22 +5,25 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from omniad.config import VARIANTS, Settings, run_settings
-from omniad.errors import UserError
-from omniad.files import write_csv
+from omniad.errors import NotInstalled
+from omniad.files import read_csv, reading, write_csv
 from omniad.reporting.paper import PAPER_FOLDER, read_paper
 
 COLUMNS = ["table", "row", "variant", "parameters", "macs", "reported_parameters_m", "reported_flops_g", "note"]
 # The tables' name of a count -> its column here, and the number that is one of the table's units.
 COUNTS = {"parameters": ("parameters", 1e6), "FLOPs": ("macs", 1e9)}
+NOT_OURS = "not written by `omniad complexity`; delete it and count again"
 RESOLUTION_COLUMNS = ["attention", "image_size", "parameters", "macs"]
 OTHERS = "other_methods.csv"  # costs that other papers print of Table I's other methods
 SIZES = (256, 384, 512, 640, 768, 896, 1024)  # pixels
+log = logging.getLogger(__name__)
+
 Resolutions = Mapping[str, Mapping[int, int]]  # attention (learnable, plain) -> image size -> multiply-adds
 
 
@@ -29,7 +32,7 @@ def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
 
     Omni-AD's rows are counted in both readings; another method has none, and its name stands for the variant.
     `reported_...` are the printed numbers (None where none is printed), `note` is on the printed FLOPs. A row that
-    stands in a table for several data sets is the same model and listed once.
+    is in a table for several data sets is the same model and listed once.
     """
     from omniad.models.complexity import complexity  # imports torch, which takes seconds
 
@@ -48,7 +51,11 @@ def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
                 model = configured.model_copy(update={"variant": variant}) if ours else configured
                 key = model.model_dump_json()
                 if key not in counted:
-                    counted[key] = complexity(model, settings.data.image_size)
+                    try:
+                        counted[key] = complexity(model, settings.data.image_size)
+                    except NotInstalled as error:
+                        log.warning("%s is not counted: %s", row.label, error)
+                        continue
                 line = {
                     "table": table,
                     "row": row.label,
@@ -91,17 +98,13 @@ def read_complexity(file: str | Path) -> dict[tuple[str, str, str], dict[str, fl
     """
     if not Path(file).exists():
         return {}
-    with Path(file).open(encoding="utf-8", newline="") as handle:
-        lines = list(csv.DictReader(handle))
-    try:
+    with reading(file, NOT_OURS):
         return {
             (line["table"], line["row"], line["variant"]): {
-                name: int(line[column]) / unit for name, (column, unit) in COUNTS.items()
+                name: _number(line[column]) / unit for name, (column, unit) in COUNTS.items()
             }
-            for line in lines
+            for line in read_csv(file, COLUMNS)
         }
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{file}: not written by `omniad complexity`; delete it and count again") from None
 
 
 def write_resolutions(rows: Iterable[Mapping[str, Any]], out: str | Path) -> None:
@@ -118,11 +121,15 @@ def read_resolutions(file: str | Path) -> Resolutions:
     found: dict[str, dict[int, int]] = {}
     if not Path(file).exists():
         return found
-    with Path(file).open(encoding="utf-8", newline="") as handle:
-        lines = list(csv.DictReader(handle))
-    try:
-        for line in lines:
-            found.setdefault(line["attention"], {})[int(line["image_size"])] = int(line["macs"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{file}: not written by `omniad complexity`; delete it and count again") from None
+    with reading(file, NOT_OURS):
+        for line in read_csv(file, RESOLUTION_COLUMNS):
+            found.setdefault(line["attention"], {})[_number(line["image_size"])] = _number(line["macs"])
     return found
+
+
+def _number(text: str) -> int:
+    """A count. Raises ValueError."""
+    number = int(text)
+    if not 0 < number < 10**18:
+        raise ValueError("a count out of range")
+    return number

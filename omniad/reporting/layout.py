@@ -16,13 +16,14 @@ from omniad.reporting.complexity import COUNTS
 from omniad.reporting.paper import Printed
 from omniad.reporting.seeds import RunKey, SeedMean
 from omniad.reporting.tables import PRINTED_VARIANT, Ours, Row, Table
-from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
+from omniad.reporting.verdicts import HIGHER, INCONCLUSIVE, LOWER, REPRODUCED, Verdict
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 NOT_RUN = "not run"
 UNDEFINED = "undefined"
-SIGNS = {REPRODUCED: "\N{CHECK MARK}", HIGHER: "\N{UPWARDS ARROW}", LOWER: "\N{DOWNWARDS ARROW}"}
+SIGNS = {REPRODUCED: "\N{CHECK MARK}", HIGHER: "\N{UPWARDS ARROW}", LOWER: "\N{DOWNWARDS ARROW}", INCONCLUSIVE: "?"}
+WEIGHTS = {"imagenet": "torchvision's weights", "timm": "timm's weights"}
 COST_HEADS = {"parameters": "Params (M)", "FLOPs": "FLOPs (G)"}
 
 
@@ -105,8 +106,11 @@ def count_text(value: float | None, printed: Printed | None, verdict: Verdict | 
 
 
 def verdict_text(verdict: Verdict | None) -> str:
-    """A verdict's sign, and the half-width of the interval in which a number counts as reproduced."""
-    return f"{SIGNS[verdict.kind]} ±{verdict.half_width:.2f}" if verdict and verdict.judged else NOTHING
+    """A verdict's sign and its interval's half-width; "(n = 8)": 8 seeds would decide it."""
+    if verdict is None or not verdict.has_interval:
+        return NOTHING
+    seeds = f" (n = {verdict.seeds})" if verdict.seeds else ""
+    return f"{SIGNS[verdict.kind]} ±{verdict.half_width:.2f}{seeds}"
 
 
 def verdict_mark(verdict: Verdict | None) -> str:
@@ -119,8 +123,12 @@ def seeds_text(ours: Ours) -> str:
     return str(total) if not ours.missing else f"{len(ours.seeds)} of {total}"
 
 
-def source_text(ours: Ours) -> str:
-    return "ours" + (f", {ours.variant}" if ours.variant else "") + (" (miniature)" if ours.miniature else "")
+def source_text(ours: Ours, row: Row) -> str:
+    """Which reading it is, and whose encoder weights it has where the row's runs differ in that."""
+    differ = len({one.weights for one in row.ours}) > 1
+    weights = WEIGHTS.get(ours.weights, ours.weights) if differ else ""
+    parts = ", ".join(filter(None, ["ours", ours.variant, weights]))
+    return parts + (" (miniature)" if ours.miniature else "")
 
 
 @dataclass
@@ -136,13 +144,17 @@ class Line:
 
 
 def _grid(table: Table, head: list[str], lines: list[Line], text_columns: int, notes: Notes) -> Grid:
-    """Put the first columns in front: the data set where there are several, then the row's name."""
-    several = len(table.datasets) > 1
-    front = 1 + several
-    groups = [line.row.dataset if several or table.has_costs else line.row.label for line in lines]
+    """Put the first columns in front: data set and group where there are several, then the row's name."""
+    several, grouped = len(table.datasets) > 1, any(row.group for row in table.rows)
+    front = 1 + several + grouped
+    groups = [(line.row.dataset, line.row.group) if several or table.has_costs else line.row.label for line in lines]
+
+    def before(dataset: str, group: str) -> list[str]:
+        return [*([dataset] if several else []), *([group] if grouped else [])]
+
     return Grid(
-        head=[*(["Data set"] if several else []), table.head, *head],
-        lines=[[*([line.row.dataset_title] if several else []), line.name, *line.cells] for line in lines],
+        head=[*before("Data set", "Compare within"), table.head, *head],
+        lines=[[*before(line.row.dataset_title, line.row.group), line.name, *line.cells] for line in lines],
         marks=[[""] * front + line.marks for line in lines],
         kinds=[line.kind for line in lines],
         runs=[(line.row.dataset, line.run) if line.run else None for line in lines],
@@ -157,8 +169,9 @@ def _stacked(table: Table) -> tuple[list[str], list[Line], int, Notes]:
     lines: list[Line] = []
     for row in table.rows:
         if row.printed:
-            cells = [_printed(row, column, notes) for column in table.columns]
-            lines.append(Line(row, "paper", ["paper", NOTHING, *cells], row.label))
+            shared = _shared_note(row)
+            cells = [_printed(row, column, notes, shared) for column in table.columns]
+            lines.append(Line(row, "paper", [notes.mark("paper", shared), NOTHING, *cells], row.label))
         for ours in row.ours:
             # What another target runs has no line before it was: a list below the table names it.
             if ours.values or row.target == table.name or not row.printed:
@@ -172,9 +185,9 @@ def _stacked(table: Table) -> tuple[list[str], list[Line], int, Notes]:
 def _our_lines(table: Table, row: Row, ours: Ours, notes: Notes) -> list[Line]:
     """What was measured, its difference to print, and the verdicts, as far as there are any."""
     cells = [_measured(ours, column, notes) for column in table.columns]
-    compared = bool(row.printed and ours.values and not ours.miniature)
-    judged = any(verdict.judged for verdict in ours.verdicts.values())
-    source = notes.mark(source_text(ours), *ours.notes, *_unjudged(ours))
+    compared = bool(table.judged and row.printed and ours.values and not ours.miniature)
+    judged = any(verdict.has_interval for verdict in ours.verdicts.values())
+    source = notes.mark(source_text(ours, row), *ours.notes, *_undecided(ours))
     lines = [Line(row, "ours", [source, seeds_text(ours), *cells], row.label, ours.run)]
     if compared:
         cells = [_difference(ours, row, column) for column in table.columns]
@@ -187,21 +200,21 @@ def _our_lines(table: Table, row: Row, ours: Ours, notes: Notes) -> list[Line]:
     return lines
 
 
-def _unjudged(ours: Ours) -> list[str]:
-    """Why a run's numbers are not judged; a table says of all its miniatures at once that they are not."""
-    reasons = {verdict.reason for verdict in ours.verdicts.values() if not verdict.judged}
-    return [f"Not judged: {reason}." for reason in sorted(reasons) if not ours.miniature]
+def _undecided(ours: Ours) -> list[str]:
+    """Why a run's numbers have no interval; a table says of all its miniatures at once that they are not judged."""
+    without = [verdict for verdict in ours.verdicts.values() if not verdict.has_interval and not ours.miniature]
+    return sorted({f"{verdict.kind.capitalize()}: {verdict.reason}." for verdict in without})
 
 
 def _mark_best(table: Table, lines: list[Line]) -> None:
-    """Best and second best of each data set: among what is printed, and among what was measured here."""
+    """Best and second best of each data set and group: among what is printed, and among what was measured here."""
     for kind in ("paper", "ours"):
-        for dataset in dict.fromkeys(line.row.dataset for line in lines):
-            group = [line for line in lines if (line.kind, line.row.dataset) == (kind, dataset)]
-            for place in range(2, 2 + len(table.columns)):
-                marks = rank_marks([_number(line.cells[place]) for line in group])
+        for place in dict.fromkeys((line.row.dataset, line.row.group) for line in lines):
+            group = [line for line in lines if (line.kind, line.row.dataset, line.row.group) == (kind, *place)]
+            for column in range(2, 2 + len(table.columns)):
+                marks = rank_marks([_number(line.cells[column]) for line in group])
                 for line, mark in zip(group, marks, strict=True):
-                    line.marks[place] = mark
+                    line.marks[column] = mark
 
 
 def _number(cell: str) -> float | None:
@@ -215,8 +228,8 @@ def _number(cell: str) -> float | None:
 def _side_by_side(table: Table) -> tuple[list[str], list[Line], int, Notes]:
     notes = Notes()
     head: list[str] = []
-    sources = dict.fromkeys(source_text(row.ours[0]) for row in table.rows if row.ours)
-    judged = any(verdict.judged for row in table.rows for ours in row.ours for verdict in ours.verdicts.values())
+    sources = dict.fromkeys(source_text(row.ours[0], row) for row in table.rows if row.ours)
+    judged = any(verdict.has_interval for row in table.rows for ours in row.ours for verdict in ours.verdicts.values())
     compared = () if table.miniature else ("difference", "verdict") if judged else ("difference",)
     measured = ("; ".join(sources) or "ours", *compared)
     for column in table.columns:
@@ -233,7 +246,7 @@ def _side_by_side(table: Table) -> tuple[list[str], list[Line], int, Notes]:
 
 def _cost_line(table: Table, row: Row, compared: tuple[str, ...], notes: Notes) -> Line:
     ours = row.ours[0] if row.ours else None
-    name = notes.mark(row.label, *ours.notes, *_unjudged(ours)) if ours else row.label
+    name = notes.mark(row.label, *ours.notes, *_undecided(ours)) if ours else row.label
     line = Line(row, "ours", [], name, ours.run if ours else "")
     for column in table.columns:
         printed = row.printed.get(column)
@@ -258,9 +271,15 @@ def _cost_line(table: Table, row: Row, compared: tuple[str, ...], notes: Notes) 
     return line
 
 
-def _printed(row: Row, column: str, notes: Notes) -> str:
+def _printed(row: Row, column: str, notes: Notes, shared: str = "") -> str:
     printed = row.printed.get(column)
-    return notes.mark(printed.text, printed.note) if printed else NOTHING
+    return notes.mark(printed.text, *({printed.note} - {shared})) if printed else NOTHING
+
+
+def _shared_note(row: Row) -> str:
+    """The note that all printed numbers of a row have, which then stands once; empty where they differ."""
+    found = {printed.note for printed in row.printed.values()}
+    return found.pop() if len(found) == 1 and len(row.printed) > 1 else ""
 
 
 def _measured(ours: Ours, column: str, notes: Notes) -> str:

@@ -1,4 +1,4 @@
-"""All verdicts together: how many numbers were reproduced, which were not, and how many of those chance explains."""
+"""All verdicts together: how many numbers were reproduced, which were not, and what is undecided."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from omniad.reporting.tables import PRINTED_VARIANT, SHOWN, Row, Table
-from omniad.reporting.verdicts import FALSE_RATE, NOT_JUDGED, REPRODUCED, Verdict
+from omniad.reporting.verdicts import FALSE_RATE, FEW_SEEDS, NOT_JUDGED, REPRODUCED, Verdict
 from omniad.runs.artifacts import read_epochs
 from omniad.runs.finished import FinishedRun
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One printed number with its verdict; a run that stands in several tables counts once for each print."""
+    """One printed number with its verdict; a run shown in several tables counts once for each printed number."""
 
     table: str
     dataset: str
@@ -44,18 +44,24 @@ class Outcome:
 
     @property
     def false_expected(self) -> float:
-        """How many verdicts would say "higher" or "lower" if every number were truly reproduced."""
+        """How many verdicts at most say "higher" or "lower" by chance, if no number is truly shifted."""
         return FALSE_RATE * self.judged
 
-    @property
-    def reasons(self) -> Counter:
-        """Why accuracies are not judged, and how many."""
-        return Counter(one.verdict.reason for one in self.accuracies if not one.verdict.judged)
+    def reasons(self, kind: str) -> Counter:
+        """Why accuracies are inconclusive, or not judged, and how many."""
+        texts = {FEW_SEEDS: f"{FEW_SEEDS}; at the measured mean and deviation {self._enough()} would decide"}
+        reasons = [one.verdict.reason for one in self.accuracies if one.verdict.kind == kind]
+        return Counter(texts.get(reason, reason) for reason in reasons)
+
+    def _enough(self) -> str:
+        """How many seeds decide what few did not: "5", "4 to 12"."""
+        seeds = [one.verdict.seeds for one in self.accuracies if one.verdict.seeds] or [0]
+        return f"{min(seeds)}" if len(set(seeds)) == 1 else f"{min(seeds)} to {max(seeds)}"
 
     @property
     def different(self) -> list[Judged]:
-        """Every number that was not reproduced."""
-        return [one for one in self.accuracies + self.counts if one.verdict.kind not in (REPRODUCED, NOT_JUDGED)]
+        """Every number that is higher or lower than printed."""
+        return [one for one in self.accuracies + self.counts if one.verdict.different]
 
     @property
     def equal_counts(self) -> int:

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import csv
-import math
+import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omniad.config import CONFIG_FOLDER
 from omniad.errors import UserError
+from omniad.files import in_one_line, read_text, reading
 
 PAPER_FOLDER = CONFIG_FOLDER / "paper"
 PER_CLASS_FILE = "per_class.csv"
@@ -40,6 +42,11 @@ class Printed:
         """Digits behind the decimal point."""
         return len(self.text.partition(".")[2])
 
+    @property
+    def rounding(self) -> float:
+        """The most that printing can have moved it: half a unit of the last digit."""
+        return 0.5 * 10**-self.decimals
+
 
 def read_paper(file: str | Path, cell: Sequence[str] = CELL) -> dict[tuple[str, ...], Printed]:
     """The printed numbers of one table by (dataset, row, metric), or by the other columns of `cell`.
@@ -48,28 +55,29 @@ def read_paper(file: str | Path, cell: Sequence[str] = CELL) -> dict[tuple[str, 
         UserError: the file is missing, has other columns, holds something that is not a number, or names a cell twice.
     """
     file = Path(file)
-    try:
-        with file.open(encoding="utf-8", newline="") as handle:
-            reader = csv.DictReader(handle)
-            lines = list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot read the printed numbers: {error}") from None
+    with reading(file, "not a table of printed numbers"):
+        reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
+        lines = list(reader)
     columns = [*cell, "value", "note"]
     if reader.fieldnames != columns:
-        raise UserError(f"{file}: the first line must be {','.join(columns)}, not {','.join(reader.fieldnames or [])}")
+        names = ",".join(reader.fieldnames or [])
+        raise UserError(f"{file}: the first line must be {','.join(columns)}, not {in_one_line(names)}")
     printed: dict[tuple[str, ...], Printed] = {}
     for number, line in enumerate(lines, start=2):
+        if None in line or None in line.values():
+            raise UserError(f"{file}, line {number}: must have {len(columns)} fields, as the first line has")
         key = tuple(line[column] for column in cell)
         if not _is_number(line["value"]):
-            raise UserError(f"{file}, line {number}: '{line['value']}' is not a number; write it as it is printed")
+            raise UserError(
+                f"{file}, line {number}: '{in_one_line(line['value'])}' is not a number; write it as it is printed"
+            )
         if key in printed:
-            raise UserError(f"{file}, line {number}: {', '.join(key)} stands there twice; remove one of the two lines")
-        printed[key] = Printed(line["value"], line["note"] or "")
+            raise UserError(
+                f"{file}, line {number}: {in_one_line(', '.join(key))} is there twice; remove one of the two lines"
+            )
+        printed[key] = Printed(line["value"], line["note"])
     return printed
 
 
-def _is_number(text: str | None) -> bool:
-    try:
-        return math.isfinite(float(text or ""))
-    except ValueError:
-        return False
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?[0-9]{1,9}(\.[0-9]{1,6})?", text) is not None

@@ -18,7 +18,7 @@ from omniad.reporting.tables import DEFINITIONS, PRINTED_VARIANT, SHOWN, Ours, R
 from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 
 CSV_COLUMNS = ["table", "dataset", "row", "column", "definition", "variant", "run", "paper", "ours", "std", "seeds"]
-CSV_COLUMNS += ["difference", "verdict", "half_width", "status", "miniature", "note"]
+CSV_COLUMNS += ["difference", "verdict", "half_width", "seeds_needed", "status", "miniature", "note"]
 LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
 LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {sign: f"${sign}$" for sign in "<>|"}
@@ -44,7 +44,7 @@ def templates() -> jinja2.Environment:
 
 
 def markdown(text: str) -> str:
-    """Text that may stand in Markdown, in a cell of a table too: no HTML in it counts; a newline is a line break."""
+    """Text made safe for Markdown, also in a table cell: HTML in it is escaped, a newline becomes a line break."""
     return str(text).replace("<", "&lt;").replace("|", "\\|").replace("\n", "<br>")
 
 
@@ -96,10 +96,10 @@ def _accuracy_lines(table: Table, row: Row, column: str) -> Iterator[dict[str, A
         yield _line(table, row, column) | {"status": "only printed"}
     for ours in row.ours:
         for definition in DEFINITIONS:
-            yield _line(table, row, column) | _accuracy(row, ours, column, definition)
+            yield _line(table, row, column) | _accuracy(table, row, ours, column, definition)
 
 
-def _accuracy(row: Row, ours: Ours, column: str, definition: str) -> dict[str, Any]:
+def _accuracy(table: Table, row: Row, ours: Ours, column: str, definition: str) -> dict[str, Any]:
     printed, measured = row.printed.get(column), ours.measured(column, definition)
     entry: dict[str, Any] = {
         "definition": definition,
@@ -114,7 +114,7 @@ def _accuracy(row: Row, ours: Ours, column: str, definition: str) -> dict[str, A
         return entry
     if math.isnan(measured.mean):
         return entry | {"status": UNDEFINED, "note": " ".join(filter(None, [entry["note"], measured.reason]))}
-    comparable = printed and definition == SHOWN and not ours.miniature
+    comparable = table.judged and printed and definition == SHOWN and not ours.miniature
     verdict = ours.verdicts.get(column) if definition == SHOWN else None
     return (
         entry
@@ -137,7 +137,8 @@ def _verdict(verdict: Verdict | None) -> dict[str, str]:
     if verdict is None:
         return {}
     width = "" if math.isnan(verdict.half_width) else f"{verdict.half_width:.4f}"
-    return {"verdict": f"{verdict.kind}: {verdict.reason}" if verdict.reason else verdict.kind, "half_width": width}
+    text = f"{verdict.kind}: {verdict.reason}" if verdict.reason else verdict.kind
+    return {"verdict": text, "half_width": width, "seeds_needed": str(verdict.seeds or "")}
 
 
 def _line(table: Table, row: Row, column: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from omniad.reporting.tables import SHOWN, Table, build_tables, find
 from omniad.runs.files import SCORES
 from omniad.runs.finished import FinishedRun, evaluated_folders, read_run
 from omniad.runs.measurements import Measurement, collect, write_measurements
+from omniad.runs.weights import measured_others
 from omniad.wording import duration
 
 DETAILED = 3  # misses and false alarms a class of the runs that are shown in detail
@@ -56,6 +57,7 @@ def write_report(settings: Settings) -> Path:
         "duration": duration,
         "link": lambda path: relative_link(path, content.results),
         "paper_vs_code": relative_link(PAPER_VS_CODE, content.results),
+        "about_verdicts": relative_link(VERDICTS, content.results),
     }
     for table in content.tables:
         write_table(environment, table, content.results / "tables")
@@ -109,6 +111,7 @@ def _write(file: Path, text: str) -> None:
 log = logging.getLogger(__name__)
 
 PAPER_VS_CODE = CONFIG_FOLDER.parent / "docs" / "paper-vs-code.md"
+VERDICTS = CONFIG_FOLDER.parent / "docs" / "verdicts.md"
 
 
 @dataclass(frozen=True)
@@ -196,11 +199,13 @@ def gather(settings: Settings) -> Content:
 
 
 def _readable(results: Path) -> tuple[list[FinishedRun], list[Measurement], list[str]]:
-    """The finished runs and their metrics; a folder of another version, or a damaged one, is told and left out."""
+    """The finished runs and their metrics; a folder of another version, or a damaged one, is reported and left out."""
     runs, measurements, problems = [], [], []
     for folder in evaluated_folders(results):
         try:
             run = read_run(folder)
+            if problem := measured_others(folder, run.provenance):
+                raise UserError(problem)
             measurements += collect([run])
             runs.append(run)
         except UserError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omniad.config import Settings
 from omniad.data.weights import PACKAGED
-from omniad.models.checkpoint import epochs_of
+from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.reporting.records import processor
 from omniad.runs.finished import FinishedRun, dataset_title
 from omniad.wording import count, duration, listed
@@ -22,7 +22,7 @@ WEIGHTS = {
 def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
     """Markdown, a line and a list: data, variant, epochs, seeds, weights, hardware, dates, commit."""
     if not runs:
-        return "**Nothing was run yet.** Below stands what the paper prints, and the command that fills each table."
+        return "**Nothing has been run yet.** Below are the paper's numbers, and the command that fills each table."
     names = {(run.dataset, run.run) for run in runs}
     trainings = "" if len(runs) == len(names) else f" ({len(runs)} trainings)"
     seeds = _plural(_unique(runs, lambda run: run.seed))
@@ -31,7 +31,7 @@ def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
         f"Method: {_grouped(runs, _method)}.",
         f"Epochs: {_grouped(runs, _epochs)}.",
         f"Images: {_grouped(runs, _size)}.",
-        f"Precision: {_grouped(runs, lambda run: run.settings.training.precision)}.",
+        f"Precision: {_grouped(runs, _precision)}.",
         f"Encoder: {_grouped(runs, _encoder)}.",
         f"Encoder weights: {_grouped(runs, _weights)}.",
         f"Hardware: {_grouped(runs, _hardware)}.",
@@ -81,6 +81,12 @@ def _epochs(run: FinishedRun) -> str:
 def _size(run: FinishedRun) -> str:
     side = run.settings.data.image_size
     return f"{side} x {side} pixels"
+
+
+def _precision(run: FinishedRun) -> str:
+    """Of training steps; features that are constants of their image are rounded, kept or not (training/features.py)."""
+    rounded = METHODS[run.settings.model.method].caches_features
+    return run.settings.training.precision + (" on features of the encoder in half precision" if rounded else "")
 
 
 def _encoder(run: FinishedRun) -> str:

@@ -13,12 +13,12 @@ from pathlib import Path
 from omniad.config import VARIANTS, RowSettings, RunSettings, Settings, TableSettings, load_settings, run_settings
 from omniad.reporting.complexity import COUNTS
 from omniad.reporting.paper import PAPER_FOLDER, PaperTable, Printed, read_paper
-from omniad.reporting.seeds import Key, RunKey, SeedMean, Spreads, Summary, pooled_spreads, summarise
+from omniad.reporting.seeds import Key, RunKey, SeedMean, Summary, summarise
 from omniad.reporting.verdicts import Verdict, judge, judge_count, not_comparable
 from omniad.runs.finished import FinishedRun, differences
 from omniad.runs.measurements import Measurement
 
-SHOWN = "published"  # the definition of the metrics that stands beside print
+SHOWN = "published"  # the definition of the metrics that is shown beside print
 DEFINITIONS = (SHOWN, "exact")
 PRINTED_VARIANT = "released"  # whose parameters and FLOPs the paper prints
 ROMAN = {str(number): text for number, text in enumerate(("I", "II", "III", "IV", "V", "VI", "VII", "VIII"), start=1)}
@@ -32,6 +32,7 @@ class Ours:
 
     run: str
     variant: str  # of Omni-AD; empty: another method
+    weights: str  # the encoder's, a name of `model.encoder_weights`
     miniature: bool
     seeds: tuple[int, ...]  # that were run
     missing: tuple[int, ...]  # that are configured and were not run
@@ -52,7 +53,9 @@ class Row:
     dataset: str
     dataset_title: str
     label: str
+    group: str  # which of the data set's rows it compares with; empty: all
     target: str  # what trains its run
+    own: bool  # trained by the table's own target; else its run is another method's
     printed: Mapping[str, Printed]  # by column
     ours: tuple[Ours, ...]  # the row's run, then extra runs; empty in a row that is only printed
     counted: Mapping[str, Mapping[str, float]]  # by variant, then column; in millions and 10^9
@@ -68,6 +71,7 @@ class Table:
     about: str
     head: str
     columns: tuple[str, ...]
+    judged: bool  # whether ours is compared with print
     rows: tuple[Row, ...]
 
     @property
@@ -99,7 +103,6 @@ class Found:
     runs: list[FinishedRun]
     counts: Counts
     summary: Summary
-    spreads: Spreads  # pooled over the runs that compare with the paper
     unlike: Mapping[RunKey, str]  # why a run doesn't compare with the paper
 
 
@@ -122,9 +125,14 @@ def find(
     seeds: dict[RunKey, list[FinishedRun]] = {}
     for run in runs:
         seeds.setdefault((run.dataset, run.run), []).append(run)
-    unlike = {key: not_comparable(finished, paper) for key, finished in seeds.items()}
-    spreads = pooled_spreads({key: values for key, values in summary.items() if not unlike.get(key)})
-    return Found(settings, runs, counts, summary, spreads, unlike)
+    unlike = {key: not_comparable(finished, paper) or _declared(settings, *key) for key, finished in seeds.items()}
+    return Found(settings, runs, counts, summary, unlike)
+
+
+def _declared(settings: Settings, dataset: str, run: str) -> str:
+    """What the configuration itself says of how a run differs from the publication."""
+    reason = settings.runs[run].unlike_on(dataset) if run in settings.runs else ""
+    return f"unlike the publication: {reason}" if reason else ""
 
 
 def build_tables(found: Found, paper: Path = PAPER_FOLDER) -> list[Table]:
@@ -152,9 +160,11 @@ def _build(found: Found, name: str, entry: TableSettings, printed: PaperTable) -
                 dataset=row.dataset,
                 dataset_title=found.settings.sources[row.dataset].title,
                 label=row.label,
+                group=row.group,
                 target=row.target or name,
+                own=not row.target,
                 printed=shown,
-                ours=tuple(_ours(found, row, run, shown) for run in [row.run, *extra] if run),
+                ours=tuple(_ours(found, row, run, shown if entry.judged else {}) for run in [row.run, *extra] if run),
                 counted=counted,
                 verdicts={
                     column: judge_count(shown[column], value)
@@ -163,11 +173,11 @@ def _build(found: Found, name: str, entry: TableSettings, printed: PaperTable) -
                 },
             )
         )
-    return Table(name, entry.title, entry.about, entry.head, tuple(entry.columns), tuple(rows))
+    return Table(name, entry.title, entry.about, entry.head, tuple(entry.columns), entry.judged, tuple(rows))
 
 
 def _ours(found: Found, row: RowSettings, run: str, printed: Mapping[str, Printed]) -> Ours:
-    """The numbers of a run; what is said about it comes from its folder, or from the configuration if there is none."""
+    """A run's numbers; its description comes from its folder, or from the configuration if there is none."""
     configured = run_settings(found.settings, row.dataset, run)
     finished = [one for one in found.runs if (one.dataset, one.run) == (row.dataset, run)]
     as_run = finished[0].settings if finished else configured
@@ -178,13 +188,14 @@ def _ours(found: Found, row: RowSettings, run: str, printed: Mapping[str, Printe
     return Ours(
         run=run,
         variant=as_run.model.variant if as_run.model.method == "omni-ad" else "",
+        weights=as_run.model.encoder_weights,
         miniature=as_run.source.miniature,
         seeds=seeds,
         missing=tuple(seed for seed in found.settings.seeds if seed not in seeds),
         values=values,
         unlike=unlike,
         verdicts={
-            column: judge(printed[column], measured, found.spreads.get((row.dataset, column, SHOWN)), unlike)
+            column: judge(printed[column], measured, found.settings.verdicts.margins[column], unlike)
             for column, measured in shown.items()
             if column in printed
         },

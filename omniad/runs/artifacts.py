@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from omniad.errors import UserError
-from omniad.files import atomic_write, write_csv
+from omniad.files import atomic_write, read_csv, reading, write_csv
+from omniad.metrics.definitions import DEFINITIONS, METRICS
 from omniad.runs.files import (
     CURVES,
     EPOCHS,
@@ -27,7 +28,10 @@ from omniad.runs.files import (
 
 T = TypeVar("T")
 LARGEST = 2**31  # bytes of an .npz when unpacked: more than any run writes, less than a hostile one could
-DAMAGED = (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile)
+MOST_EPOCHS = 10**7
+MOST_PIXELS = 4096  # an image's side
+HIGHEST = 1e30  # of a loss or score: figures draw no more
+HALF = 65504  # the largest number in half precision
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def write_examples(folder: Path, class_: str, examples: Sequence[Example]) -> No
             file,
             images=np.stack([one.image for one in examples]),
             masks=np.stack([one.mask for one in examples]).astype(np.uint8),
-            maps=np.stack([one.map for one in examples]).astype(np.float16),
+            maps=np.clip(np.stack([one.map for one in examples]), -HALF, HALF).astype(np.float16),
             kind=np.array([one.kind for one in examples], str),
             image=np.array([one.name for one in examples], str),
             label=np.array([one.label for one in examples]),
@@ -119,41 +123,61 @@ def read_examples(file: Path) -> list[Example]:
 
 
 def _read(file: Path, parse: Callable[[Path], T]) -> T | None:
-    if not file.exists():
-        return None
-    try:
-        return parse(file)
-    except DAMAGED as error:
-        what = "train" if file.name in (HISTORY, EPOCHS) else "evaluate"
-        raise UserError(f"{file}: not written by `omniad {what}` ({error}); {what} the run again") from None
+    what = "train" if file.name in (HISTORY, EPOCHS) else "evaluate"
+    with reading(file, f"not written by `omniad {what}`; {what} the run again"):
+        return parse(file) if file.exists() else None
 
 
 def _history(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    with file.open(encoding="utf-8", newline="") as handle:
-        lines = [(int(line["epoch"]), float(line["loss"])) for line in csv.DictReader(handle)]
-    return np.array([epoch for epoch, _ in lines]), np.array([loss for _, loss in lines])
+    lines = [(_epoch(line["epoch"]), _finite(line["loss"])) for line in read_csv(file, ("epoch", "loss"))]
+    return np.array([epoch for epoch, _ in lines], int), np.array([loss for _, loss in lines], float)
 
 
 def _epochs(file: Path, definition: str) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
-    with file.open(encoding="utf-8", newline="") as handle:
-        for line in csv.DictReader(handle):
-            if line["definition"] == definition:
-                found.setdefault(int(line["epoch"]), {})[line["metric"]] = 100 * float(line["value"] or "nan")
+    for line in read_csv(file, EPOCHS_COLUMNS):
+        if line["metric"] not in METRICS or line["definition"] not in DEFINITIONS:
+            raise ValueError(f"unknown metric {line['metric']!r} or definition {line['definition']!r}")
+        if line["definition"] == definition:
+            of_epoch = found.setdefault(_epoch(line["epoch"]), dict.fromkeys(METRICS, math.nan))
+            of_epoch[line["metric"]] = 100 * fraction(line["value"])
     return found
 
 
 def _scores(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     classes: dict[str, tuple[list[int], list[float]]] = {}
-    with file.open(encoding="utf-8", newline="") as handle:
-        for line in csv.DictReader(handle):
-            labels, scores = classes.setdefault(line["class"], ([], []))
-            labels.append(int(line["label"]))
-            scores.append(float(line["score"]))
+    for line in read_csv(file, SCORES_COLUMNS):
+        labels, scores = classes.setdefault(line["class"], ([], []))
+        labels.append(("0", "1").index(line["label"]))
+        scores.append(_finite(line["score"]))
     return {name: (np.array(labels), np.array(scores)) for name, (labels, scores) in classes.items()}
 
 
+def _epoch(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= MOST_EPOCHS:
+        raise ValueError("an epoch out of range")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not abs(number) <= HIGHEST:
+        raise ValueError(f"{text[:20]} is not finite, or out of range")
+    return number
+
+
+def fraction(text: str) -> float:
+    """A metric as it is written: in [0, 1], or empty, which is NaN. Raises ValueError."""
+    number = float(text) if text else math.nan
+    if not (math.isnan(number) or 0 <= number <= 1):
+        raise ValueError(f"{text[:20]} is not in [0, 1]")
+    return number
+
+
 def _open(file: Path) -> NpzFile:
+    if not file.is_file():
+        raise ValueError("not a file")
     with zipfile.ZipFile(file) as archive:
         size = sum(member.file_size for member in archive.infolist())
     if size > LARGEST:
@@ -166,17 +190,30 @@ def _curves(file: Path) -> dict[str, dict[str, np.ndarray]]:
     with _open(file) as stored:
         for key in stored.files:
             name, _, curve = key.rpartition("/")
-            curves.setdefault(curve, {})[name] = stored[key].reshape(2, -1)
+            points = stored[key]
+            if points.dtype.kind != "f" or points.ndim != 2 or len(points) != 2 or not points.size:
+                raise ValueError(f"{key[:80]}: no x and y of a curve")
+            if not (np.min(points) >= 0 and np.max(points) <= 1):  # NaN is neither
+                raise ValueError(f"{key[:80]}: not in [0, 1]")
+            curves.setdefault(curve, {})[name] = points
     return curves
 
 
 def _examples(file: Path) -> list[Example]:
     with _open(file) as stored:
-        images, masks, maps = stored["images"], stored["masks"] > 0, stored["maps"].astype(np.float32)
-        facts = [stored[name].tolist() for name in ("kind", "image", "label", "score")]
-    if not images.ndim == 4 or not images.shape[:3] == masks.shape == maps.shape:
+        images, masks, maps = (stored[name] for name in ("images", "masks", "maps"))
+        kind, name, label, score = (stored[name] for name in ("kind", "image", "label", "score"))
+    if (images.dtype, maps.dtype) != (np.uint8, np.float16) or masks.dtype not in (np.uint8, np.bool_):
+        raise ValueError("images, masks or maps of another type")
+    if images.ndim != 4 or images.shape[3] != 3 or not images.shape[:3] == masks.shape == maps.shape:
         raise ValueError("images, masks and maps differ in shape")
-    return [
-        Example(str(kind), str(name), int(label), float(score), image, mask, map_)
-        for kind, name, label, score, image, mask, map_ in zip(*facts, images, masks, maps, strict=True)
-    ]
+    if images.shape[1] != images.shape[2] or not 0 < images.shape[1] <= MOST_PIXELS:
+        raise ValueError("images that are not square, empty, or too large")
+    if any(fact.shape != images.shape[:1] for fact in (kind, name, label, score)):
+        raise ValueError("another number of images than of facts about them")
+    if (kind.dtype.kind, name.dtype.kind, label.dtype.kind, score.dtype.kind) != ("U", "U", "i", "f"):
+        raise ValueError("facts of another type")
+    if not (np.isfinite(maps).all() and np.isfinite(score).all() and np.isin(label, (0, 1)).all()):
+        raise ValueError("a map or score that is not finite, or a label that is neither 0 nor 1")
+    facts = (kind.tolist(), name.tolist(), label.tolist(), score.tolist())
+    return [Example(*one) for one in zip(*facts, images, masks > 0, maps.astype(np.float32), strict=True)]

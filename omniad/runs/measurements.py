@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omniad.errors import UserError
-from omniad.files import atomic_write
-from omniad.runs.files import METRICS, METRICS_COLUMNS
+from omniad.files import atomic_write, read_csv, reading
+from omniad.metrics.definitions import DEFINITIONS
+from omniad.metrics.definitions import METRICS as METRIC_NAMES
+from omniad.runs.artifacts import fraction
+from omniad.runs.files import MEAN, METRICS, METRICS_COLUMNS
 from omniad.runs.finished import FinishedRun
 
 COLUMNS = ("dataset", "run", "seed", "class", "metric", "definition", "value", "reason", "spread")
@@ -56,36 +59,47 @@ def collect(runs: Iterable[FinishedRun]) -> list[Measurement]:
     """The metrics of these runs, one entry a run, class, metric and definition.
 
     Raises:
-        UserError: a run's metrics.csv lacks a column, or holds a value that is neither empty nor in [0, 1].
+        UserError: a run's metrics.csv lacks a column, holds a value that is neither empty nor in [0, 1], an unknown
+            metric, or one twice.
     """
     return [line for run in runs for line in _read_metrics(run)]
 
 
 def _read_metrics(run: FinishedRun) -> list[Measurement]:
     path = run.folder / METRICS
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    if not lines:
-        raise UserError(f"{path}: no metrics in it; evaluate the run again")
-    try:
-        found = [
-            Measurement(
-                *(run.dataset, run.run, run.seed),
-                *(line["class"], line["metric"], line["definition"]),
-                float(line["value"] or "nan"),
-                line["reason"],
-                float(line.get("spread") or "nan"),
-            )
-            for line in lines
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not written by `omniad evaluate` ({error}); evaluate the run again") from None
-    for line in found:
-        if not math.isnan(line.value) and not 0 <= line.value <= 1:
-            raise UserError(
-                f"{path}: {line.metric} of class '{line.class_}' is {line.value}, not in [0, 1]; evaluate the run again"
-            )
-    return found
+    with reading(path, "not written by `omniad evaluate`; evaluate the run again"):
+        lines = read_csv(path, METRICS_COLUMNS[:-1])  # an older version wrote no spread
+        if not lines:
+            raise ValueError("no metrics in it")
+        found: dict[tuple[str, str, str], Measurement] = {}
+        for line in lines:
+            key = line["class"], line["metric"], line["definition"]
+            if key[1] not in METRIC_NAMES or key[2] not in DEFINITIONS:
+                raise ValueError(f"unknown metric '{key[1][:40]}' or definition '{key[2][:40]}'")
+            if key in found:
+                raise ValueError(f"{key[1]} of class '{key[0][:40]}' stands there twice")
+            value, spread = fraction(line["value"]), fraction(line.get("spread", ""))
+            found[key] = Measurement(run.dataset, run.run, run.seed, *key, value, line["reason"], spread)
+    return list(found.values())
+
+
+def check_means(measurements: Iterable[Measurement]) -> None:
+    """Compare each mean over classes with the classes'.
+
+    Raises:
+        UserError: one is not the plain mean of its classes, NaN as soon as one of them is.
+    """
+    groups: dict[tuple, dict[str, float]] = {}
+    for line in measurements:
+        key = (line.dataset, line.run, line.seed, line.metric, line.definition)
+        groups.setdefault(key, {})[line.class_] = line.value
+    for key, values in groups.items():
+        mean = values.pop(MEAN, None)
+        plain = sum(values.values()) / len(values) if values else None
+        if mean is None or plain is None:
+            raise UserError(f"{METRICS}: {key[3]} ({key[4]}) has no mean, or no class")
+        if math.isnan(mean) != math.isnan(plain) or abs(mean - plain) > 1e-6:
+            raise UserError(f"{METRICS}: the mean of {key[3]} ({key[4]}) is {mean:.6f}, but of its classes {plain:.6f}")
 
 
 def _fields(line: Iterable[object]) -> list[object]:

@@ -9,31 +9,77 @@ import platform
 import resource
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omniad.config import RunSettings, read_yaml, to_yaml, validate
 from omniad.errors import UserError
-from omniad.files import atomic_write
+from omniad.files import atomic_write, read_text, reading
 from omniad.parallel import usable_cores
-from omniad.runs.files import CONFIG, PROVENANCE
+from omniad.runs.files import CONFIG, PREPARED, PROVENANCE
 
 if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("omniad", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "numba", "pandas")
+MOST_BYTES = 1_000_000  # of provenance.json
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+class _Record(BaseModel):
+    """Whatever else was recorded is let be."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+Text = Annotated[str, Field(max_length=1000)]
+Number = Annotated[float, Field(ge=0, le=1e15)]
+
+
+class _Part(_Record):
+    """Of training or evaluation."""
+
+    started: Text = ""
+    wall_s: Number = 0
+    energy_j: Number = 0
+    peak_memory_mib: dict[Text, Number] = {}
+    hardware: dict[Text, Text | Number | None] = {}
+    model_sha256: Text = ""
+
+
+class _Facts(_Record):
+    """Of what is read from provenance.json, the types: a bundle brings files of strangers."""
+
+    commit: Text = ""
+    seed: int = 0
+    config_sha256: Text = ""
+    model_sha256: Text = ""
+    versions: dict[Text, Text] = {}
+    hardware: dict[Text, Text | Number | None] = {}
+    weights: dict[Text, Text | None] = {}
+    data: dict[Text, Text | Number | None] = {}
+    training: _Part = _Part()
+    evaluation: _Part = _Part()
 
 
 def load_run_settings(run_dir: str | Path) -> RunSettings:
     """A run's resolved settings, from its folder's config.yaml.
 
+    `omniad fit` keeps a run's images in its folder, where they are found wherever that was moved.
+
     Raises:
         UserError: the folder holds no run, or its config.yaml is damaged.
     """
     file = Path(run_dir) / CONFIG
-    if not file.is_file():
+    with reading(file, "can't be read"):
+        there = file.is_file()
+    if not there:
         raise UserError(f"{run_dir}: not a run folder: it has no {CONFIG}; `omniad train` or `omniad fit` makes one")
-    return validate(RunSettings, read_yaml(file), str(file))
+    settings, own_images = validate(RunSettings, read_yaml(file), str(file)), Path(run_dir, PREPARED)
+    if not own_images.is_dir():
+        return settings
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"prepared": str(own_images)})})
 
 
 def save_run_settings(settings: RunSettings, run_dir: Path) -> None:
@@ -95,15 +141,26 @@ def peak_memory_mib(device: torch.device) -> dict[str, int]:
 
 
 def read_provenance(run_dir: Path) -> dict[str, Any]:
-    """What is recorded in a run folder so far; empty when nothing is. Raises UserError when it is no JSON object."""
+    """What is recorded in a run folder so far; empty when nothing is.
+
+    Raises:
+        UserError: it is no JSON object, or an entry is of another type than the one that is written.
+    """
     file = run_dir / PROVENANCE
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        raise UserError(f"{file}: damaged (not a JSON object); evaluate the run again, or remove the file")
+    with reading(file, "damaged; evaluate the run again, or remove the file"):
+        facts = json.loads(read_text(file, MOST_BYTES)) if file.exists() else {}
+        if not isinstance(facts, dict):
+            raise ValueError("not a JSON object")
+        _check(facts)
     return facts
+
+
+def _check(facts: dict[str, Any]) -> None:
+    try:
+        _Facts.model_validate(facts)
+    except ValidationError as error:
+        problem = error.errors(include_input=False)[0]
+        raise ValueError(f"'{'.'.join(map(str, problem['loc']))[:80]}': {problem['msg']}") from None
 
 
 def write_provenance(run_dir: Path, **entries: Any) -> None:

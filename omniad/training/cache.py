@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,31 +31,52 @@ from omniad.models import Method
 
 NOTE = "features.json"
 ROOM_LEFT = 2**30  # bytes of the disk that the cache leaves to others
+# Bytes a second that come from a disk in pieces of some 100 kB: a SATA drive's, by its interface (0.6 GB/s). Drives on
+# PCI Express are faster, spinning and network disks slower.
+DISK_SPEED = 0.5e9
 log = logging.getLogger(__name__)
 
 Encode = Callable[[np.ndarray], list[Tensor]]  # positions among the training images (B,) -> features (B, ...) each
 
 
 def cached_features(
-    model: Method, pack: Pack, encode: Encode, images: int, batch_size: int, limit_gib: float
+    model: Method,
+    pack: Pack,
+    encode: Encode,
+    images: int,
+    batch_size: int,
+    limit_gib: float,
+    memory: float = math.inf,
 ) -> list[np.ndarray] | None:
-    """The memory-mapped features of `images` training images, made if need be; None, told in one line, without room.
+    """The memory-mapped features of `images` training images, made if need be.
+
+    None, reported in one line, where there is no room for them, or where they fit no memory and the disk is
+    slower than the encoder.
 
     Args:
         encode: gives features in half precision, on any device.
         limit_gib: a larger cache is not made.
+        memory: bytes, a GPU's or the machine's, in which they could stay over the epochs.
     """
     first = encode(np.arange(1))
     shapes = [list(level.shape[1:]) for level in first]
     size = images * sum(level[0].numel() * level.element_size() for level in first)
     if size > limit_gib * 2**30:
         if limit_gib:
-            log.info("Features (%.1f GiB) are more than training.cache_gib; computed anew in every step", size / 2**30)
+            log.info("Features (%.1f GiB) exceed training.cache_gib; recomputing them in every step", size / 2**30)
+        return None
+    if size > memory and reading_is_slower(size / images, _encoding_time(encode, batch_size)):
+        log.info(
+            "Features (%.1f GiB) fit neither the GPU nor main memory (%.1f GiB of room), and computing them is faster "
+            "than reading them from disk; recomputing them in every step",
+            size / 2**30,
+            memory / 2**30,
+        )
         return None
     key = {
         "data_sha256": pack.digest,
         "images": images,
-        "encoder_sha256": _weights_digest(model.encoder),
+        "encoder_sha256": _weights_digest(model.encoding_parts()),
         "method": model.settings.method,
         "shapes": shapes,
     }
@@ -63,9 +86,24 @@ def cached_features(
             if not (folder / NOTE).is_file():
                 _make(folder, key, encode, size, batch_size)
     except (UserError, OSError) as error:
-        log.warning("Features are not kept, but computed anew in every step: %s", error)
+        log.warning("Recomputing features in every step, because they can't be kept: %s", error)
         return None
     return [np.load(folder / f"{level}.npy", mmap_mode="r") for level in range(len(shapes))]
+
+
+def reading_is_slower(image_bytes: float, encoding_s: float) -> bool:
+    """Whether an image's features come later from a disk (DISK_SPEED) than from an encoder that takes `encoding_s`."""
+    return image_bytes / DISK_SPEED > encoding_s
+
+
+def _encoding_time(encode: Encode, batch_size: int) -> float:
+    """Seconds an image, measured on a batch after one to warm up."""
+    members, seconds = np.arange(batch_size), 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        encode(members)[-1].cpu()  # waits for a GPU
+        seconds = time.perf_counter() - start
+    return seconds / batch_size
 
 
 def _make(folder: Path, key: dict[str, Any], encode: Encode, size: int, batch_size: int) -> None:
@@ -102,9 +140,10 @@ def _batches(encode: Encode, images: int, batch_size: int) -> Iterator[list[Tens
         yield levels
 
 
-def _weights_digest(encoder: torch.nn.Module) -> str:
+def _weights_digest(parts: Iterable[torch.nn.Module]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
+    for part in parts:
+        for name, value in sorted(part.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 A step of the default model is thousands of short kernels, which Python launches more slowly than a GPU runs them. A
 replay is one launch. It repeats exactly what was recorded, at the same addresses, so a batch is copied to where the
 recorded one lay, and what Python decides must not change from step to step. The learning rate is such a decision: it
-is part of the recording, which is made anew when the rate drops.
+is part of the recording, which is repeated when the rate drops.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class GraphedStep:
         self._rates: list[float] = []  # that are in the recording
         self._batch: list[Tensor] = []  # what the recording reads and writes
         self._results: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
-        self.failure = ""  # why it goes on without
+        self.failure = ""  # why there is no recording
 
     def __call__(self, batch: list[Tensor], progress: float) -> tuple[Tensor, Tensor]:
         """One update; the loss and the gradient's norm, on the device."""
@@ -75,7 +75,7 @@ class GraphedStep:
                 self._replay, self._results = self._record(lambda: self._step(self._batch, progress))
         except (RuntimeError, AssertionError) as error:
             self.failure = " ".join(str(error).split())[:200]
-            log.warning("training.cuda_graph: this step can't be recorded (%s); goes on without", self.failure)
+            log.warning("training.cuda_graph: this step can't be recorded (%s); training without it", self.failure)
 
     def _current_rates(self) -> list[float]:
         return [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
@@ -84,9 +84,17 @@ class GraphedStep:
 def record_graph(work: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Callable[[], None], tuple[Tensor, Tensor]]:
     """`work` as a CUDA graph. Raises RuntimeError where it waits for the device or asks the CPU for something."""
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on reading and pinning batches meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        results = work()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        # Other threads may go on reading and pinning batches meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            results = work()
+    except BaseException:
+        generator.graphsafe_set_state(
+            before
+        )  # else it refuses to draw, because it believes that it is still being recorded
+        raise
     return graph.replay, results
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from omniad.config import RunSettings
-from omniad.data.packs import Pack
+from omniad.data.packs import PUBLISHED, Pack
 from omniad.evaluation.batches import Batches
 from omniad.evaluation.evaluate import compute_maps
 from omniad.metrics.definitions import DEFINITIONS, METRICS
@@ -32,8 +32,9 @@ def epoch_metrics(
             members = rows.index.to_numpy()
             model.seed_draws(0)
             maps, scores = compute_maps(model, pack.images, members, settings, batches)
+            masks, published = pack.masks(members), pack.masks(members, PUBLISHED)
             labels, names = rows["label"].to_numpy(), rows["image"].tolist()
-            results.append(evaluate_class(maps, pack.masks[members], labels, scores=scores, names=names, curves=False))
+            results.append(evaluate_class(maps, masks, labels, published, scores=scores, names=names, curves=False))
     return [
         {"epoch": epoch, "metric": metric, "definition": definition, "value": float(np.mean(values))}
         for definition in DEFINITIONS

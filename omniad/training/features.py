@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from omniad.data.packs import Pack, normalise
+from omniad.data.packs import Pack, normalise, read_rows
 from omniad.errors import UserError
+from omniad.host_memory import available_memory
 from omniad.models import Method
 from omniad.parallel import in_order, usable_cores
 from omniad.training.cache import cached_features
 
 GPU_SHARE = 0.4  # of the GPU's free memory that features may take; the rest is the training's
+HOST_SHARE = 0.5  # of the available main memory in which files that are read again and again may stay
 READERS = 4  # threads that read, and draw, batches ahead
 
 Draw = Callable[[Tensor, torch.Generator], list[Tensor]]
@@ -25,12 +27,13 @@ class TrainingFeatures:
     """Encoder features of the normal training images of a pack, batch by batch, read some batches ahead.
 
     Features that are constants of their image are rounded to half precision, whether they are kept (see cache.py) or
-    computed anew, so that room on the disk does not change a result.
+    recomputed, so that room on the disk does not change a result.
 
     Args:
         model: its encoder computes the features, on the model's device.
-        cache_gib: largest size of the cache, GiB; above it features are computed anew for every batch.
+        cache_gib: largest size of the cache, GiB; above it features are recomputed for every batch.
         draw: what is drawn for a batch's images, where features are not cached (`Method.draw`).
+        constant_from: epoch from which on features are constants (see `Method.features_settle_at`).
 
     Raises:
         UserError: the pack has fewer training images than a batch.
@@ -44,16 +47,30 @@ class TrainingFeatures:
         cache_gib: float,
         device: torch.device,
         draw: Draw = lambda images, generator: [],
+        constant_from: int = 0,
     ) -> None:
         self.model, self.pack, self.batch_size, self.device, self.draw = model, pack, batch_size, device, draw
+        self.cache_gib, self.constant_from = cache_gib, constant_from
         self.rows = np.flatnonzero(pack.index["split"] == "train")
         if len(self.rows) < batch_size and not model.training_free:
             raise UserError(
                 f"{len(self.rows)} training images are fewer than one batch of {batch_size}; lower training.batch_size"
             )
+        self._constant = False  # in the epoch that is open
         self._cache: list[np.ndarray] | None = None
-        if model.caches_features and cache_gib:
-            self._cache = cached_features(model, pack, self._encode_half, len(self.rows), batch_size, cache_gib)
+        self._on_gpu: list[Tensor] | None = None
+        if not constant_from:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Keep the features from here on, if they are constants and there is room."""
+        self._constant = self.model.caches_features
+        if self._constant and self.cache_gib:
+            rooms = (HOST_SHARE * available_memory(), self._room_on_gpu())
+            self._cache = cached_features(
+                *(self.model, self.pack, self._encode_half, len(self.rows), self.batch_size, self.cache_gib),
+                memory=max(rooms),
+            )
         self._on_gpu = self._move_to_gpu()
 
     @property
@@ -63,13 +80,15 @@ class TrainingFeatures:
 
     def epoch(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[list[Tensor]]:
         """Yield the feature batches of one epoch, from a step on; their order depends on seed and epoch alone."""
+        if epoch >= self.constant_from and not self._constant:
+            self._settle()
         order = self._order(seed, epoch)
         batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
-        generators = [step_generator(seed, epoch, step) for step in range(self.steps_per_epoch)]
-        return self.batches(batches[first_step:], generators[first_step:])
+        generators = (step_generator(seed, epoch, step) for step in range(first_step, self.steps_per_epoch))
+        return self.batches(batches[first_step:], generators)
 
     def batches(
-        self, batches: Sequence[np.ndarray], generators: Sequence[torch.Generator | None] | None = None
+        self, batches: Sequence[np.ndarray], generators: Iterable[torch.Generator | None] | None = None
     ) -> Iterator[list[Tensor]]:
         """Yield the features of given positions among the training images, a batch each.
 
@@ -103,10 +122,10 @@ class TrainingFeatures:
         """In another thread: cached features in half precision, else the normalised images and what is drawn."""
         members, generator = task
         if self._cache is None:
-            images = normalise(self.pack.images[self.rows[members]])
+            images = normalise(read_rows(self.pack.images, self.rows[members]))
             tensors = [images, *(self.draw(images, generator) if generator else [])]
         else:
-            tensors = [torch.from_numpy(level[members]) for level in self._cache]
+            tensors = [torch.from_numpy(read_rows(level, members)) for level in self._cache]
         return [tensor.pin_memory() for tensor in tensors] if self.device.type == "cuda" else tensors
 
     def _finish(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -116,22 +135,27 @@ class TrainingFeatures:
             return [level.float() for level in tensors]
         images, *drawn = tensors
         features = self.model.encode(images)
-        return [*([level.half().float() for level in features] if self.model.caches_features else features), *drawn]
+        return [*([level.half().float() for level in features] if self._constant else features), *drawn]
 
     def _encode_half(self, members: np.ndarray) -> list[Tensor]:
-        images = normalise(self.pack.images[self.rows[members]]).to(self.device)
+        images = normalise(read_rows(self.pack.images, self.rows[members])).to(self.device)
         return [level.half() for level in self.model.encode(images)]
+
+    def _room_on_gpu(self) -> float:
+        """Bytes that features may take there."""
+        return GPU_SHARE * torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0.0
 
     def _move_to_gpu(self) -> list[Tensor] | None:
         """All cached features on the GPU, if there is one and they fit."""
         if self._cache is None or self.device.type != "cuda":
             return None
-        if sum(level.nbytes for level in self._cache) > GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+        if sum(level.nbytes for level in self._cache) > self._room_on_gpu():
             return None
         on_gpu = [torch.empty(level.shape, dtype=torch.half, device=self.device) for level in self._cache]
         for target, level in zip(on_gpu, self._cache, strict=True):
             for start in range(0, len(level), 1024):
-                target[start : start + 1024] = torch.from_numpy(level[start : start + 1024].copy())
+                members = np.arange(start, min(start + 1024, len(level)))
+                target[start : start + 1024] = torch.from_numpy(read_rows(level, members))
         return on_gpu
 
 
@@ -143,8 +167,12 @@ class WholePass:
         self._features = features
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        size = self._features.batch_size
-        return self._features.batches([np.arange(i, min(i + size, self.images)) for i in range(0, self.images, size)])
+        return self.after(0)
+
+    def after(self, images: int) -> Iterator[list[Tensor]]:
+        """The same without the first `images` images."""
+        starts, size = range(images, self.images, self._features.batch_size), self._features.batch_size
+        return self._features.batches([np.arange(start, min(start + size, self.images)) for start in starts])
 
 
 def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:

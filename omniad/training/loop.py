@@ -24,7 +24,7 @@ from omniad.training.cuda_graph import GraphedStep, Step
 from omniad.training.features import TrainingFeatures
 from omniad.training.progress import Progress, now
 from omniad.training.signals import Stop
-from omniad.training.state import Position, StateFolder, capture, restore
+from omniad.training.state import Position, StateFolder, capture, check_state, restore
 
 SAVING_SHARE = 0.02  # a save that takes long is repeated less often, so that all take no more than this of the time
 log = logging.getLogger(__name__)
@@ -50,9 +50,11 @@ class Training:
         self.optimizers = model.make_optimizers(settings.training)
         self.first_rates = [group["lr"] for group in self._groups()]
         self.position = self._resume()
+        training = settings.training
         self.features = TrainingFeatures(
-            *(model, pack, settings.training.batch_size, settings.training.cache_gib, device),
-            draw=functools.partial(model.draw, settings.training),
+            *(model, pack, training.batch_size, training.cache_gib, device),
+            draw=functools.partial(model.draw, training),
+            constant_from=math.ceil(model.features_settle_at(training) * self.epochs),
         )
         self.steps_per_epoch = self.features.steps_per_epoch
         if settings.training.compile:
@@ -89,16 +91,24 @@ class Training:
         return {"started": position.started, "resumes": position.resumes, **measured}
 
     def _resume(self) -> Position:
-        state = self.state.load()
+        state = self.state.load(lambda found: check_state(found, self.model))
         if state is None:
             return Position(started=now())
         position = restore(state, self.model, self.optimizers, self.device)
-        if position.prepared and position.epoch == self.epochs:
+        if self._is_last(position):
             log.info("%s: already trained; its files are written again from %s", self.title, self.state.folder)
         else:
             position.resumes += 1
-            log.info("%s: goes on after epoch %d, step %d", self.title, position.epoch, position.step)
+            log.info("%s: resuming after epoch %d, step %d", self.title, position.epoch, position.step)
         return position
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no step is left, so that the weights are those that were saved."""
+        return self._is_last(self.position)
+
+    def _is_last(self, position: Position) -> bool:
+        return position.prepared and position.epoch == self.epochs
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
@@ -123,8 +133,6 @@ class Training:
     def _epoch(self) -> None:
         """The steps that are left of the open epoch."""
         position, training = self.position, self.settings.training
-        for group, first_rate in zip(self._groups(), self.first_rates, strict=True):
-            group["lr"] = first_rate * rate_factor(position.epoch, training)
         batches = self.features.epoch(self.seed, position.epoch, position.step)
         while position.step < self.steps_per_epoch:
             start = time.monotonic()
@@ -132,6 +140,7 @@ class Training:
             position.waiting_s += time.monotonic() - start
             steps_done = position.epoch * self.steps_per_epoch + position.step
             share_done = steps_done / (training.epochs * self.steps_per_epoch)
+            self._set_rates(rate_factor(position.epoch, training) * self.model.rate_factor(share_done))
             with arithmetic(training.precision, self.device):
                 loss, norm = self._step(batch, share_done)
             position.losses.append(loss)
@@ -143,6 +152,10 @@ class Training:
             self._between_steps()
             if not position.step:
                 return
+
+    def _set_rates(self, factor: float) -> None:
+        for group, first_rate in zip(self._groups(), self.first_rates, strict=True):
+            group["lr"] = first_rate * factor
 
     def _close_epoch(self) -> None:
         position = self.position
@@ -210,7 +223,7 @@ class Training:
         )
 
     def _record_test_metrics(self) -> None:
-        """Append a due record to epochs.csv (see watch.py); the file is made anew from the state."""
+        """Append a due record to epochs.csv (see epoch_metrics.py); the file is rewritten from the state."""
         every, position = self.settings.training.evaluate_every, self.position
         recorded = {row["epoch"] for row in position.evaluations}
         if not every or not position.epoch or position.epoch % every or position.epoch in recorded:
@@ -232,7 +245,7 @@ def make_step(
     if not training.cuda_graph or device.type != "cuda":
         return step
     if not model.same_every_step:
-        log.warning("training.cuda_graph: steps of %s differ; goes on without", model.settings.method)
+        log.warning("training.cuda_graph: steps of %s are not all alike; training without it", model.settings.method)
         return step
     return GraphedStep(model, step, optimizers)
 

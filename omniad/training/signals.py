@@ -36,10 +36,10 @@ class Stop:
         """
         name = signal.Signals(self.signal).name
         if self.signal == signal.SIGTERM and "SLURM_JOB_ID" in os.environ:
-            log.info("%s: waiting for Slurm to end this job; the same command goes on from here", name)
+            log.info("%s: waiting for Slurm to end this job; rerun the same command to resume", name)
             while True:
                 time.sleep(60)
-        log.info("%s: ended; the same command goes on from here", name)
+        log.info("%s: stopped; rerun the same command to resume", name)
         raise SystemExit(128 + self.signal)
 
 

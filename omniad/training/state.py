@@ -7,23 +7,25 @@ Reading one runs no code from it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from omniad.config import RunSettings
-from omniad.files import atomic_write
+from omniad.devices import is_out_of_memory
+from omniad.errors import UserError
+from omniad.files import atomic_write, cannot_write, reading
 from omniad.models import Method
 from omniad.training import TRAINING_VERSION
 
@@ -68,16 +70,16 @@ class StateFolder:
     def __init__(self, folder: Path, fingerprint: Mapping[str, str]):
         self.folder, self.fingerprint = folder, dict(fingerprint)
 
-    def load(self) -> dict[str, Any] | None:
-        """The last whole state of this training; None when there is none.
+    def load(self, check: Callable[[Mapping[str, Any]], None] = lambda state: None) -> dict[str, Any] | None:
+        """The last complete state of this training; None if there is none. `check` raises ValueError.
 
-        Damaged files are told and passed over. A state of another training is moved aside, under its hash, and the
-        first key that differs is told.
+        Damaged files are reported and skipped. A state of another training is moved aside, under its hash, and the
+        first key that differs is reported.
         """
         for leftover in self.folder.glob(f".{LATEST}.*"):  # of a process that was killed while it saved
             leftover.unlink(missing_ok=True)
         for name in (LATEST, PREVIOUS):
-            state = _read(self.folder / name)
+            state = _read(self.folder / name, self.fingerprint, check)
             if state is not None:
                 return state if state["fingerprint"] == self.fingerprint else self._move_aside(state["fingerprint"])
         return None
@@ -90,7 +92,12 @@ class StateFolder:
         """
         latest = self.folder / LATEST
         with atomic_write(latest, "wb") as file:
-            torch.save({"fingerprint": self.fingerprint, **state}, file)
+            try:
+                torch.save({"fingerprint": self.fingerprint, **state}, file)
+            except RuntimeError as error:  # what torch makes of a write that failed: no word of a full disk is in it
+                if is_out_of_memory(error):
+                    raise
+                raise OSError(errno.ENOSPC, "the disk is full, or not writable any more") from error
             file.flush()
             os.fsync(file.fileno())
             if latest.exists():  # only now, when the new one is whole
@@ -103,13 +110,16 @@ class StateFolder:
         digest = hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:12]
         aside = self.folder.with_name(f"{self.folder.name}-{digest}")
         shutil.rmtree(aside, ignore_errors=True)
-        self.folder.rename(aside)
+        try:
+            self.folder.rename(aside)
+        except OSError as error:
+            raise cannot_write(aside, error) from None
         keys = [key for key in {**other, **self.fingerprint} if other.get(key) != self.fingerprint.get(key)]
         was, now = (entries.get(keys[0], "not set") for entries in (other, self.fingerprint))
         rest = f" (and {len(keys) - 1} more)" if keys[1:] else ""
         log.info(
-            "%s is of another training: %s was %s, now %s%s; moved to %s, training starts anew",
-            self.folder, keys[0], was, now, rest, aside.name,
+            "%s belongs to another training: %s was %s, now %s%s; moved it to %s and starting over",
+            self.folder, keys[0][:80], was[:80], now[:80], rest, aside.name,
         )  # fmt: skip
 
 
@@ -144,16 +154,52 @@ def restore(
     return position
 
 
-def _read(file: Path) -> dict[str, Any] | None:
-    """A state file's content; None, told in one line, when it is damaged, and silently when it is not there."""
-    if not file.exists():
-        return None
+def check_state(state: Mapping[str, Any], model: Method) -> None:
+    """Compare a captured state with what `restore` puts it into, which is then never left half done.
+
+    Raises:
+        ValueError: it lacks something, or its weights or generators are of other kinds.
+    """
+    expected = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
+    found = state["model"]
+    if found.keys() != expected.keys() or any(found[name].shape != value.shape for name, value in expected.items()):
+        raise ValueError("its weights are another model's")
+    for name, now in (("rng", torch.get_rng_state()), ("generator", model.generator.get_state())):
+        if state[name].dtype != now.dtype or state[name].shape != now.shape:
+            raise ValueError(f"'{name}' is no state of a random generator")
+    on_gpu = state["rng_cuda"]
+    if not isinstance(state["optimizers"], list) or not (on_gpu is None or torch.is_tensor(on_gpu)):
+        raise ValueError("optimizers or generators are missing")
+    position, fresh = Position(**state["position"]), Position()
+    for each in fields(Position):
+        kind = type(getattr(fresh, each.name))
+        if not isinstance(getattr(position, each.name), (int, float) if kind is float else kind):
+            raise ValueError(f"'{each.name}' is of another type")
+    if position.epoch < 0 or position.step < 0 or not all(map(torch.is_tensor, [*position.losses, *position.norms])):
+        raise ValueError("its position is none of a training")
+
+
+def _read(
+    file: Path, fingerprint: Mapping[str, str], check: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any] | None:
+    """A state file's content; None if it is missing, or damaged (reported in one line).
+
+    A state of another training need have nothing but its fingerprint.
+    """
     try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()  # compares every entry's checksum
-        if damaged:
-            raise zipfile.BadZipFile(f"checksum of {damaged}")
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        log.warning("%s is damaged (%s); going back to the state before it", file, " ".join(str(error).split())[:100])
+        with reading(file, "damaged"):
+            if not file.exists():
+                return None
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()  # compares every entry's checksum
+            if damaged:
+                raise zipfile.BadZipFile(f"checksum of {damaged}")
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            if not all(isinstance(text, str) for item in state["fingerprint"].items() for text in item):
+                raise ValueError("no fingerprint of a training")
+            if state["fingerprint"] == fingerprint:
+                check(state)
+            return state
+    except UserError as error:
+        log.warning("%s; going back to the state before it", error)
         return None

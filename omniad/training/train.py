@@ -15,10 +15,10 @@ import torch
 
 from omniad.config import RunSettings
 from omniad.data.packs import open_pack
-from omniad.data.weights import weights_file
+from omniad.data.weights import name_hash, start_file, weights_file
 from omniad.devices import is_out_of_memory, pick_device
 from omniad.errors import UserError
-from omniad.files import sha256_file
+from omniad.files import sha256_file, sweep
 from omniad.locks import locked
 from omniad.models import Method, build_model, save_model
 from omniad.models.encoder import load_weights
@@ -26,6 +26,7 @@ from omniad.models.precision import arithmetic
 from omniad.runs.artifacts import write_history
 from omniad.runs.files import CONFIG, LOCK, MODEL, STATE
 from omniad.runs.provenance import commit, hardware, peak_memory_mib, save_run_settings, versions, write_provenance
+from omniad.runs.weights import remove_trained
 from omniad.training import TRAINING_VERSION
 from omniad.training.cost import refuse_plain_scan
 from omniad.training.loop import Training
@@ -36,7 +37,8 @@ from omniad.training.state import StateFolder, fingerprint
 def train(settings: RunSettings, seed: int, out: Path, device: torch.device | None = None, force: bool = False) -> None:
     """Train one run and write its folder: config.yaml, model.safetensors, history.csv, provenance.json.
 
-    Goes on from `out/state` when that is of the same training; a finished one's files are written again from it.
+    Goes on from `out/state` when that is of the same training; a finished one's files are written again from it. What
+    an earlier training left there, its metrics included, is removed before a step is made.
 
     Args:
         settings: the resolved run; its pack must exist (`omniad pack`).
@@ -45,10 +47,12 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
         force: train MambaAD even where its scan takes days (see `cost.refuse_plain_scan`).
 
     Raises:
-        UserError: pack or weights are missing, another process trains there, the loss is not finite, memory does not
-            suffice, the folder cannot be written, MambaAD's scan would take days.
+        UserError: the seed is negative, pack or weights are missing, another process trains there, the loss is not
+            finite, memory does not suffice, the folder cannot be written, MambaAD's scan would take days.
         SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"a seed must be between 0 and 2^63 - 1, not {seed}")
     clock, device = time.monotonic(), device or pick_device()
     pack = open_pack(settings.pack_folder)
     if not force:
@@ -57,9 +61,12 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
     model, weights = _prepare_model(settings, seed, device)
     exact = arithmetic("fp32", device)  # but for the steps themselves
     with stop_signals() as stop, locked(out, out / LOCK), _out_of_memory(settings, device), exact:
-        save_run_settings(settings, out)
         state = StateFolder(out / STATE, fingerprint(settings, seed, pack.digest, weights.get("sha256", "")))
         training = Training(model, settings, pack, seed, device, state, stop)
+        if not training.is_finished:
+            remove_trained(out)  # of earlier weights; before the settings are written, so that nothing is between two
+        sweep(out)
+        save_run_settings(settings, out)
         training.position.wall_s += time.monotonic() - clock
         training.run()
         write_history(out, training.position.history)
@@ -80,7 +87,7 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
 
 
 def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tuple[Method, dict[str, str]]:
-    """A fresh model with its encoder's weights, and what is to be recorded about those."""
+    """A fresh model with the weights that it starts from, and what is to be recorded about those."""
     model = build_model(settings.model)
     model.seed_draws(seed)
     weights = {"kind": settings.model.encoder_weights}
@@ -88,6 +95,10 @@ def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tu
     if file is not None:
         load_weights(model.encoder, file)
         weights |= {"file": file.name, "sha256": sha256_file(file)}
+    start = start_file(settings.model, settings.data)
+    if start is not None:
+        model.load_start(start)
+        weights |= {"start_file": start.name, "start_sha256": name_hash(start.name)}
     return model.to(device), weights
 
 

@@ -1,5 +1,7 @@
 # The configuration, checked, and which runs each target needs.
 import hashlib
+import re
+import shlex
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -43,7 +45,7 @@ except UserError as error:
 # error, and such a job is not requeued; so shells (and tee, for a log's last lines) wait to be killed.
 shell.prefix('set -euo pipefail; [ -z "${{SLURM_JOB_ID:-}}" ] || trap "" TERM; ')
 
-OMNIAD = f"{sys.executable} -m omniad"
+OMNIAD = f"{shlex.quote(sys.executable)} -m omniad"
 RESULTS = settings.results
 CONFIG = snapshot_file(RESULTS)
 REPORT = f"{RESULTS}/report.md"
@@ -74,8 +76,8 @@ def at_most_default(minutes):
 
 
 wildcard_constraints:
-    dataset="|".join([*settings.sources, *settings.downloads]),
-    run="|".join(settings.runs),
+    dataset="|".join(map(re.escape, [*settings.sources, *settings.downloads])),
+    run="|".join(map(re.escape, settings.runs)),
     seed=r"\d+",
 
 

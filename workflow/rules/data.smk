@@ -1,6 +1,8 @@
 # From an address to packed arrays. A user's own archives, folders and weights are never declared as output, because
 # Snakemake deletes those before it makes them; small stamps stand for them.
-from omniad.data.weights import is_fetched, weights_path
+from omniad.data.folders import folder_state
+from omniad.data.packs import PACK_VERSION
+from omniad.data.weights import weight_files, weights_paths
 
 
 localrules:
@@ -27,14 +29,14 @@ if any(source.miniature for source in settings.sources.values()):
         params:
             layout=lambda wildcards: settings.sources[wildcards.dataset].layout,
         shell:
-            "{OMNIAD} miniature --layout {params.layout} --folder {output}"
+            "{OMNIAD} miniature --layout {params.layout:q} --folder {output:q}"
 
 
 rule fetch:
     output:
         f"{PREPARED}/{{dataset}}/fetched.json",
     shell:
-        "{OMNIAD} fetch {wildcards.dataset} --config {CONFIG} --stamp {output}"
+        "{OMNIAD} fetch {wildcards.dataset:q} --config {CONFIG:q} --stamp {output:q}"
 
 
 rule extract:
@@ -43,14 +45,14 @@ rule extract:
     output:
         f"{PREPARED}/{{dataset}}/extracted.json",
     shell:
-        "{OMNIAD} extract {wildcards.dataset} --config {CONFIG} --stamp {output}"
+        "{OMNIAD} extract {wildcards.dataset:q} --config {CONFIG:q} --stamp {output:q}"
 
 
 rule weights:
     output:
         f"{PREPARED}/weights/{{file}}.json",
     shell:
-        "{OMNIAD} fetch {wildcards.file} --config {CONFIG} --stamp {output}"
+        "{OMNIAD} fetch {wildcards.file:q} --config {CONFIG:q} --stamp {output:q}"
 
 
 def raw_folder(wildcards):
@@ -58,6 +60,12 @@ def raw_folder(wildcards):
     source = settings.sources[wildcards.dataset]
     stamp = f"{PREPARED}/{wildcards.dataset}/extracted.json"
     return source.folder if source.miniature else stamp
+
+
+def own_files(wildcards):
+    """Sizes and times of a person's own files: replaced ones are indexed anew. Fetched ones are what an archive held."""
+    source = settings.sources[wildcards.dataset]
+    return "" if source.miniature or source.archive else folder_state(Path(source.folder))
 
 
 rule index:
@@ -69,8 +77,9 @@ rule index:
         source=lambda wildcards: settings.sources[wildcards.dataset].model_dump(
             include={"layout", "folder", "counts", "classes", "resolution", "views"}
         ),
+        files=own_files,
     shell:
-        "{OMNIAD} index --config {CONFIG} --dataset {wildcards.dataset} --out {output}"
+        "{OMNIAD} index --config {CONFIG:q} --dataset {wildcards.dataset:q} --out {output:q}"
 
 
 rule pack:
@@ -85,5 +94,7 @@ rule pack:
     params:
         folder=subpath(output[0], parent=True),
         size=settings.data.image_size,
+        version=PACK_VERSION,
     shell:
-        "{OMNIAD} pack --config {CONFIG} --dataset {wildcards.dataset} --index {input.index} --out {params.folder}"
+        "{OMNIAD} pack --config {CONFIG:q} --dataset {wildcards.dataset:q} --index {input.index:q}"
+        " --out {params.folder:q}"

@@ -20,4 +20,4 @@ rule evaluate:
         folder=subpath(input.model, parent=True),
         evaluation=lambda wildcards: settings_of(wildcards).evaluation.model_dump(),
     shell:
-        "{OMNIAD} evaluate {params.folder} 2>&1 | tee {log}"
+        "{OMNIAD} evaluate {params.folder:q} 2>&1 | tee {log:q}"

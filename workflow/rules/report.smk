@@ -36,7 +36,7 @@ rule complexity:
     params:
         models=digest(snapshot_text(load_settings())),  # the full-size models, whatever an overlay shrinks
     shell:
-        "{OMNIAD} complexity --out {output.rows} --resolutions {output.resolutions}"
+        "{OMNIAD} complexity --out {output.rows:q} --resolutions {output.resolutions:q}"
 
 
 rule report:
@@ -65,4 +65,4 @@ rule report:
         others=found_runs,
         code=reporting_digest(),
     shell:
-        "{OMNIAD} report --config {CONFIG}"
+        "{OMNIAD} report --config {CONFIG:q}"

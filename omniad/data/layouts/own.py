@@ -1,7 +1,7 @@
 """People's own images: one folder of good images of a product, or a folder of several such folders.
 
 A product's folder holds its good images; or `good/` with them, beside a folder for each kind of defect; or `train/` and
-`test/` as in MVTec-AD. A fifth of the good training images is held out for a threshold, as the split "validation".
+`test/` as in MVTec-AD. A share of the good training images is held out for a threshold, as the split "validation".
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omniad.config import SourceSettings
-from omniad.data.images import images_in, is_image
+from omniad.data.folders import LeftOut, entries, holds_images, images_in
 from omniad.data.layouts import mvtec
 from omniad.data.layouts.record import ANOMALOUS, NORMAL, Record
 from omniad.errors import UserError
 
-HELD_OUT = 0.2  # share of a product's good images
 HELD_OUT_MOST = 100  # images of a product: more would tell little more about its scores
 
 
-def read(source: SourceSettings) -> list[Record]:
+def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:
     """Every image of the training, validation and test sets.
 
     Raises:
@@ -28,27 +27,31 @@ def read(source: SourceSettings) -> list[Record]:
             images.
     """
     folder = Path(source.folder)
-    products = [folder] if _is_product(folder) else [path for path in _folders(folder) if images_in(path)]
+    peeked = LeftOut()
+    direct, folders = entries(folder, peeked)
+    products = [folder]
+    if not direct and not any(path.name in ("train", *mvtec.GOOD) for path in folders):
+        left_out.merge(peeked)
+        products = [path for path in folders if holds_images(path)]
     if not products:
         raise UserError(
             f"{folder}: no images in it; it must hold a product's good images, or a folder of them for each product"
         )
-    return [record for product in products for record in _hold_out(product, _read_product(folder, product))]
+    return [
+        record
+        for product in products
+        for record in _hold_out(product, _read_product(folder, product, left_out), source.held_out)
+    ]
 
 
-def _is_product(folder: Path) -> bool:
-    return any(path.is_file() and is_image(path) for path in folder.iterdir()) or any(
-        path.name in ("train", *mvtec.GOOD) for path in _folders(folder)
-    )
-
-
-def _read_product(folder: Path, product: Path) -> list[Record]:
+def _read_product(folder: Path, product: Path, left_out: LeftOut) -> list[Record]:
     """A product's images; paths are relative to `folder`."""
     if (product / "train").is_dir():
-        return list(mvtec.read_class(folder, product))
-    kinds = [path for path in _folders(product) if images_in(path)]
+        return mvtec.read_class(folder, product, left_out)
+    peeked = LeftOut()
+    direct, folders = entries(product, peeked)
+    kinds = [path for path in folders if holds_images(path)]
     good = [path for path in kinds if path.name in mvtec.GOOD]
-    direct = [path for path in product.iterdir() if path.is_file() and is_image(path)]
     if direct and kinds:
         raise UserError(
             f"{product}: holds images and folders of images ({', '.join(path.name for path in kinds[:5])}); put the "
@@ -57,8 +60,10 @@ def _read_product(folder: Path, product: Path) -> list[Record]:
     if not direct and not good:
         raise UserError(f"{product}: no good images; put them there, or into a folder named good in it")
     name, records = product.name or product.resolve().name, []
+    if not direct:
+        left_out.merge(peeked)
     for kind in [product] if direct else kinds:
-        for image in images_in(kind):
+        for image in images_in(kind, left_out):
             path = image.relative_to(folder).as_posix()
             if direct or kind in good:
                 records.append(Record(name, "train", NORMAL, "good", path, ""))
@@ -67,16 +72,17 @@ def _read_product(folder: Path, product: Path) -> list[Record]:
     return records
 
 
-def _hold_out(product: Path, records: list[Record]) -> Iterator[Record]:
+def _hold_out(product: Path, records: list[Record], share: float) -> Iterator[Record]:
     """The records, with some of the training images, spread evenly over the sorted names, moved to "validation"."""
     train = sorted(record for record in records if record.split == "train")
     if len(train) < 2:
         raise UserError(f"{product}: has {len(train)} good image(s); at least 2 are needed, better 50")
-    count = min(math.ceil(HELD_OUT * len(train)), HELD_OUT_MOST)
-    chosen = {train[(2 * number + 1) * len(train) // (2 * count)] for number in range(count)}
+    count = min(math.ceil(share * len(train)), HELD_OUT_MOST)
+    chosen = {train[place] for place in spread(count, len(train))}
     for record in records:
         yield record._replace(split="validation") if record in chosen else record
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def spread(count: int, total: int) -> list[int]:
+    """`count` of the numbers below `total`, evenly spread."""
+    return [(2 * number + 1) * total // (2 * count) for number in range(count)]

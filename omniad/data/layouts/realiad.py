@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omniad.config import SourceSettings
+from omniad.data.folders import LeftOut, is_ignored
 from omniad.data.layouts.record import ANOMALOUS, NORMAL, Record
 from omniad.errors import UserError
 
@@ -13,7 +14,7 @@ VIEW = re.compile(r"_(C[1-5])_")  # in a file's name
 JSON_FOLDERS = ("realiad_jsons/realiad_jsons", "realiad_jsons")  # the published zip nests twice
 
 
-def read(source: SourceSettings) -> list[Record]:
+def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:
     """Every image that the classes' JSON files name, of the chosen views, at the chosen resolution.
 
     The label is the JSON's `anomaly_class`, never the folder: 26,881 normal test images lie in NG folders, because the
@@ -30,11 +31,15 @@ def read(source: SourceSettings) -> list[Record]:
             f"{images}: no such folder (there is: {there}); set sources.<name>.resolution to what you have, or "
             "sources.<name>.folder to a new place, and the other one is fetched there"
         )
-    labels = next((folder / name for name in JSON_FOLDERS if any((folder / name).glob("*.json"))), None)
-    if labels is None:
+    labels = next(filter(None, (_label_files(folder / name) for name in JSON_FOLDERS)), [])
+    if not labels:
         raise UserError(f"{folder / JSON_FOLDERS[0]}: no <class>.json in it; extract realiad_jsons.zip there")
-    records = [record for file in sorted(labels.glob("*.json")) for record in _read_class(file, images.name)]
+    records = [record for file in labels for record in _read_class(file, images.name)]
     return [record for record in records if _view(record.image) in source.views] if source.views else records
+
+
+def _label_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.json") if path.is_file() and not is_ignored(path.name))
 
 
 def _view(image: str) -> str:
@@ -49,9 +54,9 @@ def _read_class(file: Path, images: str) -> list[Record]:
         content = json.loads(file.read_text(encoding="utf-8"))
         prefix, normal = f"{images}/{content['meta']['prefix']}", content["meta"]["normal_class"]
         return [_record(prefix, normal, split, entry, file) for split in ("train", "test") for entry in content[split]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{file}: not a Real-IAD label file ({type(error).__name__}: {error}); extract it anew"
+            f"{file}: not a Real-IAD label file ({type(error).__name__}: {str(error)[:80]}); extract it anew"
         ) from None
 
 

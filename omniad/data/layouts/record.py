@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 NORMAL, ANOMALOUS = 0, 1
+SPLITS = ("train", "test", "validation")  # the last one of own images alone
 
 
 class Record(NamedTuple):
@@ -12,7 +13,7 @@ class Record(NamedTuple):
     """
 
     class_: str
-    split: str  # "train" or "test"; of own images also "validation"
+    split: str  # one of SPLITS
     label: int
     defect: str
     image: str

@@ -10,16 +10,15 @@ for tests alone: it writes every state to memory.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import os
-import shutil
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from omniad.models.kernels import lacking
 
 CHUNK = 64  # steps
 log = logging.getLogger(__name__)
@@ -57,11 +56,7 @@ def scan_in_orders(x: Tensor, delta: Tensor, bias: Tensor, a: Tensor, bc: Tensor
 @cache
 def has_kernel() -> bool:
     """Whether Triton is there, and the C compiler that it needs."""
-    if importlib.util.find_spec("triton") is None:
-        missing = "Triton"
-    elif not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
-        missing = "a C compiler, which Triton needs,"
-    else:
+    if not (missing := lacking()):
         return True
     log.warning("MambaAD's scan runs in plain PyTorch, many times slower: %s is missing", missing)
     return False

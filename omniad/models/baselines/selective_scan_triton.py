@@ -9,7 +9,7 @@ What several programs add to the same place is written apart and summed afterwar
 All arithmetic is in single precision. With TRITON_INTERPRET=1 the kernels run on a CPU, for tests.
 """
 
-# What Triton compiles is not quite Python: it knows no unpacking (ruff), and has types of its own (pyright).
+# Triton compiles a dialect of Python: without unpacking (ruff), and with its own types (pyright).
 # ruff: noqa: RUF005
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The paper's claims as data: `config/paper/claims.yaml`, read into checked forms. checks.py evaluates them.
 
 The forms are few and fixed, so that a claim is data and never code:
-- equal: these numbers stand in this row;
+- equal: this row has these numbers;
 - difference: this row minus that row is these numbers;
-- above: this row is above (`lower`: below) each of some rows, or all others, in at least so many of these columns;
+- above: this row is above (`lower`: below) each of some rows, or all others, in at least `columns` of these columns;
 - increasing: in these columns each row is above the one before;
 - range: between these rows (or all) each column differs by at most, or at least, so much;
 - mean: a column is the mean of others, in every row;
-- images: a data set has so many images;
+- images: a data set has this many images;
 - growth: FLOPs grow with a power of the number of pixels that is at most, or at least, so large;
 - numbers: a number is below others.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from omniad.config import CONFIG_FOLDER, Section, Settings, known, read_yaml, validate
 
@@ -40,7 +40,7 @@ class Difference(Section):
 class Above(Section):
     form: Literal["above"]
     row: str
-    than: list[str] = Field(default=[], description="empty: all other rows of the data set")
+    than: list[str] = Field(default=[], description="empty: all other rows of the data set and of the row's group")
     columns: list[str]
     at_least: int = Field(default=0, description="of the columns; 0: all")
     ties: bool = Field(default=False, description="equal is enough")
@@ -59,6 +59,12 @@ class Range(Section):
     columns: list[str]
     at_most: float | None = None
     at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Range:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("must have either at_most or at_least")
+        return self
 
 
 class Mean(Section):
@@ -136,7 +142,7 @@ def read_claims(settings: Settings, file: Path = CLAIMS_FILE) -> dict[str, Claim
 
 
 def _named(check: Any, *fields: str) -> list[str]:
-    """All names that stand in these fields of a form, as far as it has them."""
+    """All names in these fields of a form, as far as it has them."""
     found: list[str] = []
     for name in fields:
         value = getattr(check, name, [])

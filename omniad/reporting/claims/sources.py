@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from omniad.reporting.claims.comparisons import Estimate
 from omniad.reporting.complexity import COUNTS
 from omniad.reporting.layout import NOT_RUN
-from omniad.reporting.seeds import Spread
-from omniad.reporting.tables import PRINTED_VARIANT, SHOWN, Row, Table
-from omniad.reporting.verdicts import NOT_JUDGED, ROUNDING, chance
+from omniad.reporting.tables import PRINTED_VARIANT, Row, Table
+from omniad.reporting.verdicts import NOT_JUDGED
 
 NOT_PRINTED, NOT_MEASURABLE = "not in the tables", "nothing to measure"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number to compare: printed as it stands (`variance` 0), or a mean over seeds (1/n)."""
-
-    value: float
-    variance: float = 0.0
-    rounding: float = 0.0
 
 
 class Absent(Exception):
@@ -35,11 +25,10 @@ class Source:
     table: Table | None
     dataset: str
     measured: bool
-    spreads: Mapping[tuple[str, str, str], Spread]
     unlike: set[str] = field(default_factory=set)
     from_print: set[str] = field(default_factory=set)  # rows that were not run here
     runs: int = 0  # measured numbers that were used
-    spreadless: bool = False  # a comparison lacked the seeds' spread
+    one_seed: bool = False  # a run among them has no spread
 
     def rows(self) -> dict[str, Row]:
         rows = self.table.rows if self.table else ()
@@ -63,16 +52,9 @@ class Source:
                 raise Absent(f"{NOT_JUDGED}: {column} is undefined")
             self.runs += 1
             self.unlike |= {ours.unlike} - {""}
-            return Estimate(measured.mean, 1 / measured.n)
-        if ours and row.target == (self.table.name if self.table else ""):
+            self.one_seed |= measured.std is None
+            return Estimate(measured.mean, measured.n, measured.std)
+        if ours and row.own:
             raise Absent(NOT_RUN)
         self.from_print.add(label)
-        return Estimate(printed.value, 1.0, ROUNDING) if printed else None
-
-    def chance(self, column: str, variance: float) -> float:
-        """How far a difference goes by chance; infinite when the seeds' spread is unknown."""
-        if variance == 0:
-            return 0.0
-        spread = self.spreads.get((self.dataset, column, SHOWN))
-        self.spreadless |= spread is None
-        return chance(spread, variance) if spread else math.inf
+        return Estimate(printed.value, rounding=printed.rounding) if printed else None

@@ -30,7 +30,7 @@ STYLES: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Drawn:
-    """What came of one figure."""
+    """One figure, drawn or not."""
 
     title: str
     caption: str

@@ -1,0 +1,45 @@
+"""Kinds of values that settings have: names and paths that stay what they are as files, numbers within reason."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from omniad.names import CONTROL, checked_name
+
+
+def _path(text: str) -> str:
+    if CONTROL.search(text):
+        raise ValueError("must be a path without control characters")
+    return text
+
+
+def _made_path(text: str) -> str:
+    if set("{}") & set(_path(text)):
+        raise ValueError("must be a path without braces, which Snakemake takes for wildcards")
+    return text
+
+
+Name = Annotated[str, AfterValidator(checked_name)]  # of a data set, run, table, figure: files are called by it
+PathText = Annotated[str, AfterValidator(_path)]
+MadePath = Annotated[str, AfterValidator(_made_path)]  # of what the workflow makes
+
+
+def at_most(limit: int, reason: str) -> AfterValidator:
+    """A bound above all that is of use, so that a slip of the keyboard is told at once."""
+
+    def check(value: float) -> float:
+        if value > limit:
+            raise ValueError(f"must be at most {limit:,} ({reason})")
+        return value
+
+    return AfterValidator(check)
+
+
+MEMORY = "more fits into no memory"
+LIFETIME = "more takes years"
+Many = Annotated[int, at_most(1_000_000, LIFETIME)]  # steps or epochs
+Batch = Annotated[int, at_most(65_536, MEMORY)]
+Pixels = Annotated[int, at_most(4096, "features and maps of larger images fit into no memory; cut them into tiles")]
+Seed = Annotated[int, at_most(2**63 - 1, "the largest that PyTorch takes")]

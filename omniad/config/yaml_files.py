@@ -1,0 +1,88 @@
+"""YAML of strangers: nothing is executed, a few lines can't grow to gigabytes, and no key is said twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omniad.errors import UserError
+
+MOST_BYTES = 4_000_000  # of a file
+MOST_VALUES = 200_000  # with what aliases (`*name`) stand for
+DEEPEST = 50  # groups within groups
+LONGEST_REASON = 200  # characters
+BROKEN = (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError)  # of a text that is no YAML, or too odd
+
+
+SafeLoader: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # the former is ten times as fast
+
+
+class _Loader(SafeLoader):
+    """Of two equal keys YAML keeps the last; here the second is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    where = f"line {key.start_mark.line + 1}"
+                    raise yaml.YAMLError(f"'{key.value[:80]}' is there twice in one group, again in {where}")
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """A YAML mapping, read without executing anything.
+
+    Raises:
+        UserError: it is missing, malformed, too large or too deep, or has a key twice in one group.
+    """
+    try:
+        content = Path(file).read_bytes()
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"{len(content):,} bytes; at most {MOST_BYTES:,} are read")
+        values = parse_yaml(content.decode())
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{file}: can't be read: {error.strerror}") from None
+    except BROKEN as error:
+        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())[:LONGEST_REASON]}") from None
+    if not isinstance(values or {}, dict):
+        raise UserError(f"{file}: must hold keys and values, not {type(values).__name__}")
+    return values or {}
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds. Raises what is in BROKEN."""
+    _check_growth(text)
+    return yaml.load(text, _Loader)
+
+
+def _check_growth(text: str) -> None:
+    """Count values and depth before anything is made of them, with each alias as large as what it stands for."""
+    sizes: dict[str, int] = {}  # of what has an anchor (`&name`)
+    open_groups: list[tuple[str | None, int]] = []  # the anchor, and the number of values before it
+    values = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in (anchor for anchor, _ in open_groups):
+                raise ValueError(f"*{event.anchor[:80]} stands within what it stands for")
+            values += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_groups.append((event.anchor, values))
+            values += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_groups.pop()
+            if anchor is not None:
+                sizes[anchor] = values - before
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+            if event.anchor is not None:
+                sizes[event.anchor] = 1
+        if values > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values, counting each alias as what it stands for")
+        if len(open_groups) > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} groups within groups")
