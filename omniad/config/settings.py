@@ -136,9 +136,9 @@ class ModelSettings(Section):
         default=False,
         description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
     )
-    memory: int = Field(default=10_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
+    memory: int = Field(default=20_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
     candidates: int = Field(
-        default=100_000, ge=1, description="random patches of the training images that these are chosen from"
+        default=200_000, ge=1, description="random patches of the training images that these are chosen from"
     )
     jitter: float = Field(
         default=20.0,
