@@ -160,7 +160,7 @@ def test_out_of_memory_tells_which_setting_to_lower(run, tmp_path, monkeypatch, 
         raise error
 
     monkeypatch.setattr(omniad.training.loop, "train_step", fail)
-    with pytest.raises(UserError, match=r"out of memory on cpu: lower training.batch_size \(now 3\)"):
+    with pytest.raises(UserError, match=r"out of memory on cpu: a lower training.batch_size \(now 3\)"):
         train(run, 0, tmp_path, CPU)
 
 
