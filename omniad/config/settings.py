@@ -16,8 +16,18 @@ from omniad.config.types import MEMORY, Batch, MadePath, Many, Name, PathText, P
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
 MethodName = Literal[
-    *("omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "diad"),
-    *("patchcore", "padim", "patch-memory", "dinomaly"),
+    "omni-ad",
+    "rd4ad",
+    "uniad",
+    "simplenet",
+    "mambaad",
+    "rlr",
+    "destseg",
+    "diad",
+    "patchcore",
+    "padim",
+    "patch-memory",
+    "dinomaly",
 ]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
