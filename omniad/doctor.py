@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from omniad.config import ModelSettings, RunSettings, Settings, SourceSettings, run_settings
 from omniad.data.counts import differences, expected_counts
 from omniad.data.folders import LeftOut
-from omniad.data.layouts import READERS
+from omniad.data.layouts import read_records
 from omniad.data.preflight import full_disks
 from omniad.data.remote import remote_files
 from omniad.data.weights import KNOWN_WEIGHTS, missing_weights, verified, weight_files, weights_paths
@@ -137,7 +137,7 @@ def _data_set(name: str, source: SourceSettings) -> Finding:
     if not has_files(source.folder):
         return Finding(source.title, "missing", _how_to_get(name, source))
     try:
-        records = READERS[source.layout](source, LeftOut())
+        records = read_records(source, LeftOut())
         expected = expected_counts(source)
     except UserError as error:
         return Finding(source.title, "broken", str(error))

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import IO, Any
 
 from omniad.errors import UserError
 
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # names of `tempfile`, as `atomic_write` asks for them
 REASON = 200  # characters of an error's text in a message, at most
 MOST_TEXT = 2**28  # bytes of a text file that is read whole
 
@@ -47,6 +49,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             temporary.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what `atomic_write` left in a folder when its process was killed; the caller alone writes there."""
+    if folder.is_dir():
+        for file in folder.iterdir():
+            if TEMPORARY.fullmatch(file.name) and file.is_file():
+                file.unlink(missing_ok=True)
+
+
 @contextmanager
 def reading(file: str | Path, problem: str) -> Iterator[None]:
     """Whatever a file that may be damaged, or a stranger's, makes its reader raise or warn of becomes one line.
@@ -67,6 +77,8 @@ def reading(file: str | Path, problem: str) -> Iterator[None]:
             yield
     except UserError:
         raise
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
     except OSError as error:
         raise UserError(f"{file}: can't be read: {error.strerror or in_one_line(error)}") from error
     except Exception as error:

@@ -6,7 +6,7 @@ import hashlib
 import pytest
 
 from omniad.errors import UserError
-from omniad.files import atomic_write, sha256_file
+from omniad.files import TEMPORARY, atomic_write, sha256_file, sweep
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -52,3 +52,14 @@ def test_written_files_are_readable_as_others_are(tmp_path):
 def test_sha256_is_the_standard_one(tmp_path):
     (tmp_path / "file").write_bytes(b"abc" * 100_000)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_what_a_killed_write_left_is_swept_and_nothing_else(tmp_path):
+    kept = [".lock", ".images.npy.part", "metrics.csv", ".progress.json", ".config.yaml.lock", ".a.ABCDEFGH"]
+    for name in (*kept, ".metrics.csv.k3j_x9az", ".model.safetensors.abcdefgh"):
+        (tmp_path / name).touch()
+    with atomic_write(tmp_path / "a.txt"):
+        (left,) = set(tmp_path.glob(".a.txt.*"))  # as a kill at this moment would leave it
+        assert TEMPORARY.fullmatch(left.name)
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "a.txt"}

@@ -84,6 +84,9 @@ class SourceSettings(DownloadSettings):
         description="how its files are laid out; own: a person's own images, see omniad/data/layouts/own.py"
     )
     counts: PathText = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
+    classes: Annotated[list[Name], AfterValidator(_unique)] = Field(
+        default=[], description="which classes; empty: all (a `classes` at the top is that of all `datasets`)"
+    )
     resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which of its versions")
     views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(default=[], description="Real-IAD: which; empty: all")
     held_out: float = Field(
@@ -124,7 +127,7 @@ class ModelSettings(Section):
     )
     encoder_weights: PathText = Field(
         default="timm",
-        description="timm (the released code's), imagenet (torchvision's), dinov2, miniature, random, or a file",
+        description="timm (as released), imagenet (torchvision's; EfficientNet-Lite's), dinov2, random, or a file",
     )
     first_attention: Learnable = Field(default="q", description="what learnable tokens replace in the first attention")
     second_attention: Learnable = Field(default="kv", description="the same for the second; skip leaves it out")
@@ -225,14 +228,6 @@ class RunChange(Change):
         return self.per_dataset.get(dataset, Change()).unlike or self.unlike
 
 
-class PretrainSettings(Section):
-    """Pretraining of an encoder on collages of the miniatures' training areas: for the miniatures only."""
-
-    steps: Many = Field(default=100, ge=1)
-    batch_size: Batch = Field(default=48, ge=2)
-    crop_size: Pixels = Field(default=64, ge=32)
-
-
 class Settings(Section):
     """The whole configuration: what `results/config.yaml` holds."""
 
@@ -250,7 +245,6 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    pretrain: PretrainSettings = PretrainSettings()
     verdicts: VerdictSettings = VerdictSettings()
     runs: dict[Name, RunChange] = Field(default={"default": RunChange()})
     tables: dict[Name, TableSettings] = Field(default={})

@@ -54,6 +54,7 @@ def preflight(
     problems: list[str] = []
     wanted: list[_Wanted] = []
     for source in sources.values():
+        expected_counts(source)  # a class that does not exist is told alone, before all that may be missing
         try:
             wanted += _wanted_archives(source)
         except UserError as error:
@@ -111,12 +112,7 @@ def _missing_library(run: RunSettings) -> list[str]:
 
 
 def _wanted_weights(run: RunSettings) -> list[_Wanted]:
-    """A run's weights, as far as they are not there. Raises UserError for those that can't be fetched.
-
-    A miniature's are made when they are needed.
-    """
-    if run.model.encoder_weights == "miniature":
-        return []
+    """A run's weights that are not there. Raises UserError for those that can't be fetched."""
     known = {file.path: file for file in weight_files(run.data).values()}
     absent = [path for path in weights_paths(run.model, run.data) if not path.is_file()]
     if any(path not in known for path in absent):

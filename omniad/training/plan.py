@@ -82,7 +82,8 @@ def training_images(run: RunSettings) -> int | None:
     """Training images of the run's data set: by its index, else by the published counts, else unknown."""
     index = run.pack_folder.parent / "index.csv"
     if index.is_file():
-        return read_index(index)["split"].tolist().count("train")
+        classes = read_index(index).query("split == 'train'")["class"].tolist()
+        return sum(not run.source.classes or name in run.source.classes for name in classes)
     return sum(class_counts(run.source, "train").values()) or None
 
 

@@ -18,7 +18,7 @@ from omniad.data.packs import open_pack
 from omniad.data.weights import name_hash, start_file, weights_file
 from omniad.devices import is_out_of_memory, pick_device
 from omniad.errors import UserError
-from omniad.files import sha256_file
+from omniad.files import sha256_file, sweep
 from omniad.locks import locked
 from omniad.models import Method, build_model, save_model
 from omniad.models.encoder import load_weights
@@ -65,6 +65,7 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
         training = Training(model, settings, pack, seed, device, state, stop)
         if not training.is_finished:
             remove_trained(out)  # of earlier weights; before the settings are written, so that nothing is between two
+        sweep(out)
         save_run_settings(settings, out)
         training.position.wall_s += time.monotonic() - clock
         training.run()

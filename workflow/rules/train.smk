@@ -4,10 +4,8 @@ from omniad.job_size import memory_mb, training_minutes
 
 
 def weights_input(wildcards):
-    """A miniature's encoder is pretrained, published weights are fetched; the rest is a package's or the user's own."""
+    """Published weights are fetched; others come with a package or are the user's own file."""
     model = settings_of(wildcards).model
-    if model.encoder_weights == "miniature":
-        return f"{settings.data.weights}/{model.encoder}-{model.encoder_width}-miniature.safetensors"
     try:
         paths = weights_paths(model, settings.data)
     except UserError as error:
