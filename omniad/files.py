@@ -16,6 +16,7 @@ from typing import IO, Any
 from omniad.errors import UserError
 
 REASON = 200  # characters of an error's text in a message, at most
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 MOST_TEXT = 2**28  # bytes of a text file that is read whole
 
 
@@ -107,12 +108,29 @@ def read_csv(file: str | Path, columns: Iterable[str]) -> list[dict[str, str]]:
     return found
 
 
-def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as a CSV file; a missing or None value is an empty field."""
+def write_csv(
+    path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], for_people: bool = False
+) -> None:
+    """Write rows as a CSV file; a missing or None value is an empty field.
+
+    Args:
+        for_people: they may open it in a spreadsheet, so an apostrophe is put before a text that would be a formula
+            there. Numbers, and files that programs read, stay as they are.
+    """
     with atomic_write(path) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _no_formula(value) for key, value in row.items()} if for_people else row for row in rows)
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
