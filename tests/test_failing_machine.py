@@ -17,9 +17,9 @@ from detector_runs import make_run
 from training_runs import CPU, changed, tiles_run
 
 import omniad.training.cost
+from omniad import devices
 from omniad.cli import main
 from omniad.detector.export import export
-from omniad.devices import lock_first_free
 from omniad.errors import UserError
 from omniad.locks import locked
 from omniad.training.state import StateFolder
@@ -103,7 +103,10 @@ def test_without_locks_of_the_file_system_it_goes_on_and_says_so(tmp_path, monke
     with locked(tmp_path / "run"):
         assert "its file system has no locks" in caplog.text
     assert list(tmp_path.iterdir()) == []
-    assert lock_first_free(["a", "b"], tmp_path / "devices") == 0
+    monkeypatch.setattr(devices, "_held", held := [])
+    assert devices.lock_first_free(["a", "b"], tmp_path / "devices") == 0
+    for file in held:
+        file.close()
 
 
 def test_another_error_of_a_lock_is_one_line(tmp_path, monkeypatch):
@@ -137,7 +140,9 @@ def test_the_time_estimate_without_memory_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**63), "x", "1.5"])
-@pytest.mark.parametrize("command", ["train --dataset mvtec --run default --out r", "pretrain --encoder resnet18 --out f", "fit good --out r"])  # fmt: skip
+@pytest.mark.parametrize(
+    "command", ["train --dataset d --run r --out o", "pretrain --encoder resnet18 --out o", "fit f --out o"]
+)
 def test_a_seed_that_is_none_is_refused_before_anything_starts(command, seed, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command.split(), f"--seed={seed}"])
