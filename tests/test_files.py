@@ -7,7 +7,7 @@ import os
 import pytest
 
 from omniad.errors import UserError
-from omniad.files import atomic_write, read_csv, read_text, reading, sha256_file, write_csv
+from omniad.files import TEMPORARY, atomic_write, read_csv, read_text, reading, sha256_file, sweep, write_csv
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -95,3 +95,14 @@ def test_what_is_no_file_or_too_large_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="not a file"):  # reading it would wait for ever
         read_text(tmp_path / "pipe")
+
+
+def test_what_a_killed_write_left_is_swept_and_nothing_else(tmp_path):
+    kept = [".lock", ".images.npy.part", "metrics.csv", ".progress.json", ".config.yaml.lock", ".a.ABCDEFGH"]
+    for name in (*kept, ".metrics.csv.k3j_x9az", ".model.safetensors.abcdefgh"):
+        (tmp_path / name).touch()
+    with atomic_write(tmp_path / "a.txt"):
+        (left,) = set(tmp_path.glob(".a.txt.*"))  # as a kill at this moment would leave it
+        assert TEMPORARY.fullmatch(left.name)
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "a.txt"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,11 @@ from omniad.models.encoder import load_weights, read_entries
 CLASSES = {"chelsea": 285, "coffee": 967, "rocket": 657}  # of ImageNet: Egyptian cat, espresso, missile
 
 
-def weights(name: str) -> dict[str, Tensor]:
-    file = weights_file(ModelSettings(encoder=name), DataSettings())  # type: ignore[arg-type]
+def weights(name: str) -> Path:
+    settings: Any = {"encoder": name, "encoder_weights": "imagenet"}
+    file = weights_file(ModelSettings(**settings), DataSettings())
     assert file is not None
-    return read_entries(file)
+    return file
 
 
 def photograph(name: str, size: int, share: float = 1.0, left: float = 0.5) -> np.ndarray:
@@ -48,9 +50,11 @@ class Classifier(nn.Module):
 
     def __init__(self, name: str):
         super().__init__()
-        self.entries = weights(name)
+        self.entries = read_entries(weights(name))
         self.encoder = make_encoder(name, 64)
-        load_weights(self.encoder, weights_file(ModelSettings(encoder=name), DataSettings()))  # type: ignore[arg-type]
+        load_weights(
+            self.encoder, weights_file(ModelSettings(encoder=name, encoder_weights="imagenet"), DataSettings())
+        )  # type: ignore[arg-type]
         blocks = [block for stage in make_stages(name, 64) for block in stage]
         self.rest = nn.Sequential(*blocks[len(self.encoder.blocks) :])  # type: ignore[arg-type]
         own = self.rest.state_dict()
@@ -159,9 +163,9 @@ def literal_maps(pixels: Tensor, entries: Mapping[str, Tensor]) -> list[Tensor]:
 def test_maps_are_the_literal_ones(name):
     pixels = torch.from_numpy(np.stack([photograph(each, 96) for each in ("chelsea", "rocket")])).permute(0, 3, 1, 2)
     encoder = make_encoder(name, 64)
-    load_weights(encoder, weights_file(ModelSettings(encoder=name), DataSettings()))  # type: ignore[arg-type]
+    load_weights(encoder, weights(name))
     found = encoder(normalise(pixels.permute(0, 2, 3, 1).numpy()))
-    expected = literal_maps(pixels, weights(name))
+    expected = literal_maps(pixels, read_entries(weights(name)))
     assert encoder.channels == [level.shape[1] for level in expected]
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-3)
@@ -197,7 +201,7 @@ def test_gradients_and_training_mode_stay_out():
 
 
 def lite0(folder) -> tuple[ModelSettings, DataSettings]:
-    return ModelSettings(encoder="efficientnet_lite0"), DataSettings(weights=str(folder))
+    return ModelSettings(encoder="efficientnet_lite0", encoder_weights="imagenet"), DataSettings(weights=str(folder))
 
 
 def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ NUMBERS = {
     "table5": 3 * 7,
     "table6": 12,
     "table7": 12,
+    "field": 31 * 8,
 }
 
 
@@ -37,12 +38,20 @@ def test_every_printed_number_has_a_cell_in_the_configured_tables(printed):
 
 
 def test_every_printed_mad_is_the_mean_of_its_seven_metrics(printed):
-    numbers = printed["table1"]
-    rows = [(dataset, row) for dataset, row, metric in numbers if metric == "mAD"]
-    assert len(rows) == 20
-    for dataset, row in rows:
-        mean = sum(numbers[dataset, row, metric].value for metric in SEVEN) / 7
-        assert numbers[dataset, row, "mAD"].value == pytest.approx(mean, abs=0.0501)
+    for table, count in (("table1", 20), ("field", 31)):
+        numbers = printed[table]
+        rows = [(dataset, row) for dataset, row, metric in numbers if metric == "mAD"]
+        assert len(rows) == count
+        for dataset, row in rows:
+            mean = sum(numbers[dataset, row, metric].value for metric in SEVEN) / 7
+            assert numbers[dataset, row, "mAD"].value == pytest.approx(mean, abs=0.0501)
+
+
+def test_the_field_agrees_with_table1_where_both_print_a_row(printed):
+    both = printed["field"].keys() & printed["table1"].keys()
+    assert len(both) == 6 * 8  # Omni-AD and MambaAD on three data sets
+    for key in both:
+        assert printed["field"][key].text == printed["table1"][key].text
 
 
 @pytest.mark.parametrize(("text", "decimals"), [("468", 0), ("29.9", 1), ("12.0", 1)])

@@ -135,6 +135,7 @@ def write_random_pack(folder: Path, size: int, counts: dict[str, tuple[int, int,
     """
     import pandas as pd
 
+    from omniad.data.packs import EXACT, PACK_VERSION, PUBLISHED
     from omniad.files import sha256_file
 
     rng, lines, place = np.random.default_rng(0), [], folder / str(size)
@@ -148,7 +149,7 @@ def write_random_pack(folder: Path, size: int, counts: dict[str, tuple[int, int,
             images[row] = coarse[row].repeat(16, 0).repeat(16, 1)
             if label:
                 top, left = rng.integers(0, size // 2, 2)
-                masks[row, top : top + size // 6, left : left + size // 6] = 1
+                masks[row, top : top + size // 6, left : left + size // 6] = EXACT | PUBLISHED
                 images[row][masks[row] > 0] += 50
             path = f"{name}/{split}/{defect}/{row:05}.png"
             lines.append((name, split, label, defect, path, path if label else ""))
@@ -158,5 +159,11 @@ def write_random_pack(folder: Path, size: int, counts: dict[str, tuple[int, int,
     index = pd.DataFrame(lines, columns=pd.Index(["class", "split", "label", "defect", "image", "mask"]))
     index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
     digest = f"random {size} {sorted(counts.items())}"
-    note = {"size": size, "images": total, "index_sha256": sha256_file(folder / "index.csv"), "digest": digest}
+    note = {
+        "version": PACK_VERSION,
+        "size": size,
+        "images": total,
+        "index_sha256": sha256_file(folder / "index.csv"),
+        "digest": digest,
+    }
     (place / "pack.json").write_text(json.dumps(note), encoding="utf-8")

@@ -8,6 +8,7 @@ import torch
 
 from omniad.config import RunSettings, Settings, load_settings
 from omniad.devices import is_out_of_memory
+from omniad.models.checkpoint import METHODS
 from omniad.models.precision import arithmetic
 from omniad.training.loop import train_step
 
@@ -19,6 +20,8 @@ def peaks(bench: Bench) -> Iterator[Row]:
     """Peak of two training steps at the run's own batch size, weights, gradients and optimizer included."""
     for name, rows in runs_of_tables(load_settings()).items():
         run = bench.run(name)
+        if METHODS[run.model.method].training_free:
+            continue
         row: Row = {"run": name, "rows": "; ".join(rows), "batch": run.training.batch_size}
         try:
             row |= _peak(bench, run)

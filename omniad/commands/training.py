@@ -1,21 +1,13 @@
-"""Training: train, pretrain, plan."""
+"""Training: train, plan."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 from omniad.commands.parser import Commands, seed
-from omniad.config import Encoder, load_settings, project_settings, run_settings
+from omniad.config import project_settings, run_settings
 from omniad.runs.targets import run_folders
-
-
-def pretrain(options: argparse.Namespace) -> None:
-    from omniad.training.pretrain import pretrain
-
-    settings = load_settings(*options.config)
-    pretrain(options.encoder, options.width, settings.pretrain, options.seed, options.out)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -45,19 +37,6 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def add_commands(commands: Commands) -> None:
-    sub = commands.add_configured(
-        "pretrain",
-        pretrain,
-        "pretrain an encoder for the miniatures",
-        "--encoder resnet18 --out resnet18.safetensors",
-        reads="nothing but the configuration: the images are made on the spot",
-        writes="the encoder's weights, under torchvision's names",
-    )
-    sub.add_argument("--encoder", required=True, choices=get_args(Encoder), help="which network")
-    sub.add_argument("--width", type=int, default=64, help="channels of the stem (64: full size)")
-    sub.add_argument("--seed", type=seed, default=0, help="of weights and images (%(default)s)")
-    sub.add_argument("--out", required=True, type=Path, help="the file to write, .safetensors")
-
     sub = commands.add_configured(
         "train",
         train,

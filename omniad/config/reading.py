@@ -47,7 +47,20 @@ def load_settings(
     merged: dict[str, Any] = {}
     for _, values in files:
         merged = merge(merged, values)
+    merged = _classes_of_all(merged)
     return check_settings(merged, lambda path: _file_of(path, files))
+
+
+def _classes_of_all(values: dict[str, Any]) -> dict[str, Any]:
+    """`classes` at the top is that of every data set in use; so `--config classes='[bottle]'` is enough."""
+    if "classes" not in values or not isinstance(values.get("sources"), Mapping):
+        return values
+    chosen = {"classes": values["classes"]}
+    sources = {
+        name: merge(source, chosen) if name in values["datasets"] else source
+        for name, source in values["sources"].items()
+    }
+    return {key: value for key, value in values.items() if key != "classes"} | {"sources": sources}
 
 
 def results_folder(*overlays: str | Path, command_line: Mapping[str, Any] | None = None) -> str:

@@ -16,12 +16,13 @@ from omniad.config.types import MEMORY, Batch, MadePath, Many, Name, PathText, P
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
 MethodName = Literal[
-    "omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "patchcore", "padim", "patch-memory"
+    *("omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "diad"),
+    *("patchcore", "padim", "patch-memory", "dinomaly"),
 ]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
 EfficientNetLite = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
-Encoder = Literal[ResNet, EfficientNet, EfficientNetLite]
+Encoder = Literal[ResNet, EfficientNet, EfficientNetLite, "dinov2_vitb14_reg"]
 Learnable = Literal["q", "kv", "none", "skip"]
 Variant = Literal["equations", "released"]
 VARIANTS: tuple[Variant, ...] = ("released", "equations")  # as the tables order them
@@ -73,6 +74,9 @@ class SourceSettings(DownloadSettings):
         description="how its files are laid out; own: a person's own images, see omniad/data/layouts/own.py"
     )
     counts: PathText = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
+    classes: Annotated[list[Name], AfterValidator(_unique)] = Field(
+        default=[], description="which classes; empty: all (a `classes` at the top is that of all `datasets`)"
+    )
     resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which of its versions")
     views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(default=[], description="Real-IAD: which; empty: all")
     held_out: float = Field(
@@ -113,7 +117,7 @@ class ModelSettings(Section):
     )
     encoder_weights: PathText = Field(
         default="timm",
-        description="timm (the released code's), imagenet (torchvision's), miniature, random, or a file",
+        description="timm (as released), imagenet (torchvision's; EfficientNet-Lite's), dinov2, random, or a file",
     )
     first_attention: Learnable = Field(default="q", description="what learnable tokens replace in the first attention")
     second_attention: Learnable = Field(default="kv", description="the same for the second; skip leaves it out")
@@ -139,7 +143,9 @@ class ModelSettings(Section):
         default=100_000, ge=1, description="random patches of the training images that these are chosen from"
     )
     jitter: float = Field(
-        default=20.0, ge=0, description="scale of the noise on the neck's output in training; 0 is off"
+        default=20.0,
+        ge=0,
+        description="scale of the noise on the neck's output in training; 0 is off. Dinomaly: its bottleneck's dropout",
     )
     projection: Literal["random", "none"] = Field(
         default="random", description="output projection of `released`: drawn anew at every call, or left out"
@@ -212,14 +218,6 @@ class RunChange(Change):
         return self.per_dataset.get(dataset, Change()).unlike or self.unlike
 
 
-class PretrainSettings(Section):
-    """Pretraining of an encoder on collages of the miniatures' training areas: for the miniatures only."""
-
-    steps: Many = Field(default=100, ge=1)
-    batch_size: Batch = Field(default=48, ge=2)
-    crop_size: Pixels = Field(default=64, ge=32)
-
-
 class Settings(Section):
     """The whole configuration: what `results/config.yaml` holds."""
 
@@ -237,7 +235,6 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    pretrain: PretrainSettings = PretrainSettings()
     verdicts: VerdictSettings = VerdictSettings()
     runs: dict[Name, RunChange] = Field(default={"default": RunChange()})
     tables: dict[Name, TableSettings] = Field(default={})

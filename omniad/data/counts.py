@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from omniad.config import CONFIG_FOLDER, SourceSettings
+from omniad.config import CONFIG_FOLDER, SourceSettings, known
 from omniad.errors import UserError
+from omniad.wording import count
 
 COLUMNS = ["class", "split", "defect", "images"]
 ANY_DEFECT = "anomaly"  # in a table of counts: all kinds of defect together
@@ -17,8 +18,41 @@ Counts = Mapping[tuple[str, str, str], int]  # (class, split, defect) -> images
 
 
 def expected_counts(source: SourceSettings) -> Counts | None:
-    """The numbers of images of a data set as it is configured; None without a table of counts, and for a miniature."""
-    return None if source.miniature else read_counts(source.counts, source.views)
+    """The numbers of images of a data set as it is configured; None without a table of counts, and for a miniature.
+
+    Raises:
+        UserError: the table is missing or malformed, or does not have a class that is chosen.
+    """
+    counts = None if source.miniature else read_counts(source.counts, source.views)
+    if counts is None:
+        return None
+    chosen = chosen_classes(source, {class_ for class_, _, _ in counts})
+    return {key: images for key, images in counts.items() if key[0] in chosen}
+
+
+def chosen_classes(source: SourceSettings, names: Iterable[str]) -> set[str]:
+    """Of a data set's classes those that its settings choose.
+
+    Raises:
+        UserError: one that is chosen is not among them.
+    """
+    names = sorted(set(names))
+    for name in source.classes:
+        known(name, names, f"classes of {source.title}")
+    return set(source.classes or names)
+
+
+def subset_text(source: SourceSettings) -> str:
+    """ "2 of 15 classes" where some are chosen; "" where all are used."""
+    if not source.classes:
+        return ""
+    try:
+        counts = None if source.miniature else read_counts(source.counts, source.views)
+    except UserError:  # a run that was made elsewhere, with a table of its own
+        counts = None
+    chosen = len(source.classes)
+    total = len({class_ for class_, _, _ in counts or {}})
+    return f"{chosen} of {total} classes" if total else count(chosen, "class", "classes")
 
 
 def class_counts(source: SourceSettings, split: str) -> Counter[str]:

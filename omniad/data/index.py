@@ -20,7 +20,7 @@ from omniad.config import SourceSettings
 from omniad.data.counts import differences, expected_counts
 from omniad.data.folders import LeftOut
 from omniad.data.headers import FileFacts, files_hash, look_at_files
-from omniad.data.layouts import READERS
+from omniad.data.layouts import read_records
 from omniad.data.layouts.record import SPLITS
 from omniad.errors import UserError
 from omniad.files import atomic_write, has_files
@@ -48,7 +48,7 @@ def write_index(source: SourceSettings, out_csv: Path) -> None:
     if not has_files(folder):
         raise UserError(f"{source.title}: {folder}/ is missing or empty; docs/data.md tells how its files get there")
     left_out = LeftOut()
-    found = READERS[source.layout](source, left_out)
+    found = read_records(source, left_out)
     records = sorted(found, key=lambda record: (record.class_, record.split, record.image))
     index = pd.DataFrame(records, columns=pd.Index(COLUMNS))
     if problem := _wrong_row(index):

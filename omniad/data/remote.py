@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omniad.config import DownloadSettings, SourceSettings
-from omniad.data.counts import read_counts
+from omniad.data.counts import chosen_classes, read_counts
 from omniad.errors import UserError
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2", ".zip")
@@ -54,5 +54,5 @@ def hub_names(download: DownloadSettings) -> list[str]:
     counts = read_counts(download.counts, views=[])
     if counts is None:
         raise UserError(f"{download.title}: counts: a table is needed here, because it names the classes to fetch")
-    classes = sorted({class_ for class_, _, _ in counts})
+    classes = sorted(chosen_classes(download, (class_ for class_, _, _ in counts)))
     return ["realiad_jsons.zip", *(f"realiad_{download.resolution}/{name}.zip" for name in classes)]

@@ -1,7 +1,6 @@
 """Real photographs that ship inside scikit-image's wheel, cut into a training and a test area that share no pixel.
 
-Everything that trains (the miniatures' training images, the encoders' pretraining) sees training areas only; every test
-image, and the foreign matter in its defects, comes from test areas.
+Training images come from training areas only; every test image, and the foreign matter in its defects, from test areas.
 """
 
 from functools import cache

@@ -42,7 +42,7 @@ class FrozenEncoder(nn.Module, ABC):
 
     @abstractmethod
     def maps(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> feature maps, finest first; with gradients, for the miniatures' pretraining."""
+        """(B, 3, H, W) -> feature maps, finest first."""
 
     @abstractmethod
     def own_entries(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ class FrozenEncoder(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> feature maps, finest first (see `maps`)."""
+        """(B, 3, H, W) -> feature maps, finest first (see `maps`), without gradients."""
         return self.maps(images)
 
     def train(self, mode: bool = True) -> FrozenEncoder:

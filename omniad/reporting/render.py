@@ -113,10 +113,10 @@ def _accuracy_lines(table: Table, row: Row, column: str) -> Iterator[dict[str, A
         yield _line(table, row, column) | {"status": "only printed"}
     for ours in row.ours:
         for definition in DEFINITIONS:
-            yield _line(table, row, column) | _accuracy(row, ours, column, definition)
+            yield _line(table, row, column) | _accuracy(table, row, ours, column, definition)
 
 
-def _accuracy(row: Row, ours: Ours, column: str, definition: str) -> dict[str, Any]:
+def _accuracy(table: Table, row: Row, ours: Ours, column: str, definition: str) -> dict[str, Any]:
     printed, measured = row.printed.get(column), ours.measured(column, definition)
     entry: dict[str, Any] = {
         "definition": definition,
@@ -131,7 +131,7 @@ def _accuracy(row: Row, ours: Ours, column: str, definition: str) -> dict[str, A
         return entry
     if math.isnan(measured.mean):
         return entry | {"status": UNDEFINED, "note": " ".join(filter(None, [entry["note"], measured.reason]))}
-    comparable = printed and definition == SHOWN and not ours.miniature
+    comparable = table.judged and printed and definition == SHOWN and not ours.miniature
     verdict = ours.verdicts.get(column) if definition == SHOWN else None
     return (
         entry

@@ -9,7 +9,7 @@ from omniad.config import Settings
 from omniad.data.weights import PACKAGED
 from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.reporting.records import processor
-from omniad.runs.finished import FinishedRun
+from omniad.runs.finished import FinishedRun, dataset_title
 from omniad.wording import count, duration, listed
 
 WEIGHTS = {
@@ -66,7 +66,7 @@ def _datasets(settings: Settings, runs: list[FinishedRun]) -> list[str]:
     order = list(settings.sources)
     sources = {run.dataset: run.settings.source for run in runs}
     known = sorted(sources, key=lambda name: (order.index(name) if name in order else len(order), name))
-    return [sources[name].title + (" (miniature)" if sources[name].miniature else "") for name in known]
+    return [dataset_title(sources[name]) for name in known]
 
 
 def _method(run: FinishedRun) -> str:
@@ -100,11 +100,6 @@ def _weights(run: FinishedRun) -> str:
         return f"of the package `{PACKAGED[encoder].package}`, pretrained on ImageNet-1k"
     if kind in WEIGHTS:
         return WEIGHTS[kind]
-    if kind == "miniature":
-        return (
-            "pretrained on collages of the miniatures' training areas, which are "
-            "photographs that ship with scikit-image and drawn objects; not on ImageNet"
-        )
     return f"the file `{kind}`"
 
 

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from omniad.config import Settings, run_settings
+from omniad.data.counts import subset_text
 from omniad.reporting.paper import Printed
 from omniad.reporting.seeds import SeedMean
 from omniad.runs.finished import FinishedRun, differences
@@ -113,6 +114,9 @@ def not_comparable(runs: list[FinishedRun], paper: Settings) -> str:
     """
     if any(one.settings.source.miniature for one in runs):
         return "miniature"
+    subsets = [subset_text(one.settings.source) for one in runs if one.settings.source.classes]
+    if subsets:
+        return f"only {subsets[0]}"
     for one in runs:
         if one.dataset in paper.sources and one.run in paper.runs:
             changes = differences(one.settings, run_settings(paper, one.dataset, one.run))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omniad.config import RunSettings
+from omniad.config import RunSettings, SourceSettings
+from omniad.data.counts import subset_text
 from omniad.errors import UserError
 from omniad.runs.files import METRICS, run_name
 from omniad.runs.provenance import load_run_settings, read_provenance
@@ -27,7 +28,13 @@ class FinishedRun:
     @property
     def title(self) -> str:
         """Its data set's name, with what makes it incomparable."""
-        return self.settings.source.title + (" (miniature)" if self.settings.source.miniature else "")
+        return dataset_title(self.settings.source)
+
+
+def dataset_title(source: SourceSettings) -> str:
+    """A data set's name, with what makes it another one than the published: "MVTec-AD (2 of 15 classes)"."""
+    remarks = ["miniature"] * source.miniature + [subset_text(source)] * bool(source.classes)
+    return source.title + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 def finished_runs(results: str | Path) -> list[FinishedRun]:
@@ -63,7 +70,7 @@ def _differences(was: RunSettings, now: RunSettings) -> Iterator[tuple[str, Any,
         yield "data.image_size", was.data.image_size, now.data.image_size
     if was.source.miniature != now.source.miniature:
         yield "source.miniature", was.source.miniature, now.source.miniature
-    for key in ("resolution", "views"):
+    for key in ("classes", "resolution", "views"):
         if getattr(was.source, key) != getattr(now.source, key):
             yield f"source.{key}", getattr(was.source, key), getattr(now.source, key)
     before = was.numbers()

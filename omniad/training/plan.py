@@ -13,13 +13,14 @@ from omniad.config import RunSettings, Settings, run_settings
 from omniad.data.counts import class_counts
 from omniad.data.index import read_index
 from omniad.data.preflight import room
+from omniad.data.weights import weight_files, weights_paths
 from omniad.models.any_encoder import make_encoder
 from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import complexity
 from omniad.runs.files import MODEL
 from omniad.runs.progress import read_progress
 from omniad.runs.targets import target_names
-from omniad.training.cost import training_hours
+from omniad.training.cost import training_bytes, training_hours
 
 BYTES_PER_WEIGHT = 8  # of a finished run: model.safetensors and its last state
 BYTES_PER_FEATURE = 2  # half precision
@@ -36,6 +37,7 @@ class PlannedRun:
     seeds: int
     trained: int
     begun: int
+    memory: int  # bytes of a training before its activations
     hours_each: float | None
     hours_left: float | None
 
@@ -70,6 +72,7 @@ def plan_target(settings: Settings, target: str, speed: float, plain_scan: float
         needs = list(room(dataset, source, settings.data))
         disk += sum(size for _, size in needs)
         download += sum(size for place, size in needs if place == Path(source.archive))
+    download += sum(_absent_weights(settings, untrained).values())
     disk += sum((run.seeds - run.trained) * BYTES_PER_WEIGHT * _weights(settings, run) for run in untrained)
     return Plan(runs, download, disk + sum(_feature_bytes(settings, untrained)))
 
@@ -78,7 +81,8 @@ def training_images(run: RunSettings) -> int | None:
     """Training images of the run's data set: by its index, else by the published counts, else unknown."""
     index = run.pack_folder.parent / "index.csv"
     if index.is_file():
-        return read_index(index)["split"].tolist().count("train")
+        classes = read_index(index).query("split == 'train'")["class"].tolist()
+        return sum(not run.source.classes or name in run.source.classes for name in classes)
     return sum(class_counts(run.source, "train").values()) or None
 
 
@@ -95,6 +99,7 @@ def _planned(run: RunSettings, folders: list[Path], speed: float, plain_scan: fl
         len(folders),
         trained,
         begun=sum(0 < share < 1 for share in shares),
+        memory=training_bytes(run),
         hours_each=hours,
         hours_left=None if hours is None else hours * sum(shares),
     )
@@ -109,6 +114,14 @@ def _share_left(folder: Path) -> float:
         return 1.0
     done = progress.step / progress.steps if progress.steps else progress.prepared or 0.0
     return 1 - min(done, 1.0)
+
+
+def _absent_weights(settings: Settings, runs: Iterable[PlannedRun]) -> dict[Path, int]:
+    """Files of weights that are still to be fetched, and their bytes as far as they are known."""
+    known = {file.path: file.size for file in weight_files(settings.data).values()}
+    models = [run_settings(settings, run.dataset, run.run).model for run in runs]
+    wanted = {path for model in models for path in weights_paths(model, settings.data)}
+    return {path: known[path] for path in wanted if path in known and not path.is_file()}
 
 
 def _weights(settings: Settings, run: PlannedRun) -> int:
@@ -138,13 +151,13 @@ def _feature_bytes(settings: Settings, runs: Iterable[PlannedRun]) -> Iterator[f
 
 def plan_text(target: str, plan: Plan, processor: str) -> str:
     """The plan as a table for reading."""
-    line = "{:10} {:20} {:>6} {:>7} {:>18} {:>10} {:>10}"
-    lines = [line.format("data set", "run", "epochs", "images", "left", "hours each", "hours left")]
+    line = "{:10} {:20} {:>6} {:>7} {:>9} {:>18} {:>10} {:>10}"
+    lines = [line.format("data set", "run", "epochs", "images", "memory GB", "left", "hours each", "hours left")]
     for run in sorted(plan.runs, key=lambda run: (run.dataset, run.run)):
         left = f"{run.seeds - run.trained} of {run.seeds}" + (f" ({run.begun} begun)" if run.begun else "")
         images, *hours = ("?" if value is None else value for value in (run.images, run.hours_each, run.hours_left))
         hours = [value if value == "?" else f"{value:,.{1 if value >= 1 else 3}f}" for value in hours]
-        lines.append(line.format(run.dataset, run.run, run.epochs, images, left, *hours))
+        lines.append(line.format(run.dataset, run.run, run.epochs, images, f"{run.memory / 1e9:.1f}", left, *hours))
     total, trained = sum(run.seeds for run in plan.runs), sum(run.trained for run in plan.runs)
     time = f"{plan.hours_left:,.1f} hours" + (f" ({plan.hours_left / 24:,.0f} days)" if plan.hours_left > 48 else "")
     return "\n".join(
@@ -154,5 +167,6 @@ def plan_text(target: str, plan: Plan, processor: str) -> str:
             f"{target}: {total} trainings, {trained} done, {total - trained} left: about {time},",
             f"one at a time on {processor}.",
             f"Download {plan.download / 1e9:.1f} GB, disk {plan.disk / 1e9:.1f} GB more. Evaluation comes on top.",
+            "Memory is that of weights, gradients and moments; activations, which grow with the batch, come on top.",
         ]
     )

@@ -2,7 +2,7 @@
 # Snakemake deletes those before it makes them; small stamps stand for them.
 from omniad.data.folders import folder_state
 from omniad.data.packs import PACK_VERSION
-from omniad.data.weights import is_fetched, weights_path
+from omniad.data.weights import weight_files, weights_paths
 
 
 localrules:
@@ -30,20 +30,6 @@ if any(source.miniature for source in settings.sources.values()):
             layout=lambda wildcards: settings.sources[wildcards.dataset].layout,
         shell:
             "{OMNIAD} miniature --layout {params.layout:q} --folder {output:q}"
-
-    rule pretrain:
-        output:
-            f"{settings.data.weights}/{{encoder}}-{{width}}-miniature.safetensors",
-        threads: threads_of_a_place
-        resources:
-            gpu=1,
-            mem_mb=4000,
-            runtime=at_most_default(60),
-        params:
-            settings=settings.pretrain.model_dump(),
-        shell:
-            "{OMNIAD} pretrain --config {CONFIG:q} --encoder {wildcards.encoder:q} --width {wildcards.width:q}"
-            " --out {output:q}"
 
 
 rule fetch:
@@ -89,7 +75,7 @@ rule index:
         f"{PREPARED}/{{dataset}}/index.csv",
     params:
         source=lambda wildcards: settings.sources[wildcards.dataset].model_dump(
-            include={"layout", "folder", "counts", "resolution", "views"}
+            include={"layout", "folder", "counts", "classes", "resolution", "views"}
         ),
         files=own_files,
     shell:

@@ -4,15 +4,14 @@ from omniad.job_size import memory_mb, training_minutes
 
 
 def weights_input(wildcards):
-    """A miniature's encoder is pretrained, published weights are fetched; the rest is a package's or the user's own."""
+    """Published weights are fetched; others come with a package or are the user's own file."""
     model = settings_of(wildcards).model
-    if model.encoder_weights == "miniature":
-        return f"{settings.data.weights}/{model.encoder}-{model.encoder_width}-miniature.safetensors"
     try:
-        path = weights_path(model, settings.data)
+        paths = weights_paths(model, settings.data)
     except UserError as error:
         raise WorkflowError(str(error)) from None
-    return f"{PREPARED}/weights/{path.name}.json" if is_fetched(model) else []
+    fetched = {file.path for file in weight_files(settings.data).values()}
+    return [f"{PREPARED}/weights/{path.name}.json" for path in paths if path in fetched]
 
 
 def textures_input(wildcards):
