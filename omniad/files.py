@@ -89,7 +89,7 @@ def reading(file: str | Path, problem: str) -> Iterator[None]:
 def in_one_line(error: BaseException | str) -> str:
     """A text, an error's, or its kind where it has none, in one line of at most REASON printable characters."""
     text = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)[: 4 * REASON]).split())
-    return (text or type(error).__name__)[:REASON]
+    return text[:REASON] if text or isinstance(error, str) else type(error).__name__
 
 
 def read_text(file: str | Path, most: int = MOST_TEXT) -> str:
