@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +17,8 @@ from omniad.data.weights import weight_files, weights_paths
 from omniad.models.any_encoder import make_encoder
 from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import complexity
-from omniad.runs.files import MODEL, PROGRESS
+from omniad.runs.files import MODEL
+from omniad.runs.progress import read_progress
 from omniad.runs.targets import target_names
 from omniad.training.cost import training_bytes, training_hours
 from omniad.training.memory import training_memory
@@ -114,11 +113,11 @@ def _share_left(folder: Path) -> float:
     """Of a run's training: 0 when it is done; part of it where a state is kept."""
     if (folder / MODEL).exists():
         return 0.0
-    try:
-        progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        return 1 - (progress["step"] / progress["steps"] if progress["steps"] else progress["prepared"])
-    except (OSError, ValueError, KeyError, TypeError):
+    progress = read_progress(folder)
+    if progress is None:
         return 1.0
+    done = progress.step / progress.steps if progress.steps else progress.prepared or 0.0
+    return 1 - min(done, 1.0)
 
 
 def _absent_weights(settings: Settings, runs: Iterable[PlannedRun]) -> dict[Path, int]:
