@@ -125,7 +125,7 @@ def _printed_rows(settings: Settings, printed: set[tuple[str, str]]) -> dict[tup
 
 def write_classes(table: ClassTable, file: Path) -> None:
     """Every class, metric and definition, in percent."""
-    write_csv(file, CSV_COLUMNS, _csv_lines(table))
+    write_csv(file, CSV_COLUMNS, _csv_lines(table), for_people=True)
 
 
 def _csv_lines(table: ClassTable) -> Iterator[dict[str, Any]]:
