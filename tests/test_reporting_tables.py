@@ -291,7 +291,7 @@ def test_runs_that_lack_the_same_are_named_together(tmp_path):
     told = missing(settings, table)
     assert told[0].startswith(
         "Not run: `rd4ad` on MVTec-AD, VisA (seed 0); "
-        "`uniad`, `simplenet`, `destseg`, `mambaad` on MVTec-AD, VisA, Real-IAD (seed 0); "
+        "`uniad`, `simplenet`, `destseg`, `diad`, `mambaad` on MVTec-AD, VisA, Real-IAD (seed 0); "
         "`rlr` on MVTec-AD (seed 0). To run it: `snakemake --cores all table1_baselines"
     )
     assert told[1].startswith("Not run: `default` on MVTec-AD, VisA, Real-IAD (seed 0). To run it: `snakemake")

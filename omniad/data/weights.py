@@ -35,7 +35,7 @@ KNOWN_WEIGHTS = {
         "dinov2_vitb14_reg": _DINOV2 + "dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",
     },
 }
-# Method -> what its own networks start from, unless its encoder's weights are random or a miniature's.
+# Method -> what its own networks start from, unless its encoder's weights are random.
 START_WEIGHTS = {"diad": _STABLE_DIFFUSION + "v1-5-pruned.safetensors"}
 CHECKSUMS = {  # file -> bytes, sha256
     "dinov2_vitb14_reg4_pretrain.pth": (

@@ -191,7 +191,7 @@ def gather(settings: Settings) -> Content:
         ],
         claims=check_claims(found, tables, read_claims(settings), resolutions),
         figures=[FigureContent(figure, missing_figure(settings, figure)) for figure in figures],
-        classes=class_tables(measurements, runs),
+        classes=class_tables(settings, measurements, runs),
         definitions=both_definitions(found.summary, main_runs(settings, runs)),
         oracles=oracles(runs),
         records=[record(run, results) for run in runs],
