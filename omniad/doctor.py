@@ -18,7 +18,7 @@ from omniad.data.folders import LeftOut
 from omniad.data.layouts import read_records
 from omniad.data.preflight import full_disks
 from omniad.data.remote import remote_files
-from omniad.data.weights import missing_weights, weights_file, weights_path
+from omniad.data.weights import KNOWN_WEIGHTS, missing_weights, verified, weight_files, weights_paths
 from omniad.devices import count_gpus
 from omniad.errors import UserError
 from omniad.files import has_files
@@ -26,6 +26,7 @@ from omniad.files import has_files
 PYTHON = (3, 11)
 EXTRAS = {  # of pyproject.toml -> the modules it brings, and what they are for
     "workflow": (("snakemake", "snakemake_executor_plugin_slurm"), "the paper's workflow"),
+    "diad": (("diffusers",), "the method DiAD of Table I"),
     "export": (("onnx", "onnxruntime", "onnxscript"), "`omniad export --format onnx`"),
 }
 GIB = 2**30
@@ -165,18 +166,19 @@ def _how_to_get(name: str, source: SourceSettings) -> str:
 
 
 def _weights(settings: Settings) -> Iterator[Finding]:
-    """Each file of encoder weights that a configured run needs, found and verified."""
+    """Each file of weights that a configured run needs, found and verified."""
+    known = {file.path for file in weight_files(settings.data).values()}
     wanted: dict[Path, ModelSettings] = {}
     for model in [settings.model, *(run.model for run in _runs(settings))]:
-        path = weights_path(model, settings.data)
-        if path is not None:
+        for path in weights_paths(model, settings.data):
             wanted.setdefault(path, model)
     for path, model in wanted.items():
-        if problem := missing_weights(model, settings.data):
-            yield Finding("weights", "missing", problem)
+        if not path.is_file():
+            yield Finding("weights", "missing", missing_weights(model, settings.data))
             continue
         try:
-            weights_file(model, settings.data)
+            if path in known or model.encoder_weights in KNOWN_WEIGHTS:
+                verified(path, model)
         except UserError as error:
             yield Finding("weights", "broken", str(error))
         else:

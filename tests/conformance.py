@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -92,17 +92,17 @@ class Training:
         self.case, self.settings = case, case.train_settings
         self.model = case.build().train()
         self.optimizers = self.model.make_optimizers(self.settings)
-        self.features = self.model.encode(images())
-        with torch.no_grad():
-            for _ in self.model.prepare(AllOf([self.features]), {}):
-                pass
+        self.settled = False
 
     def steps(self, *progress: float) -> list[float]:
         """The losses of a step at each progress."""
-        if self.model.training_free:
-            return []
-        step = partial(train_step, self.model, self.features, self.optimizers, self.settings)
-        return [step(done)[0].item() for done in progress]
+        return [] if self.model.training_free else [self._step(done) for done in progress]
+
+    def _step(self, progress: float) -> float:
+        if not self.settled:
+            self.features = self.model.encode(images())
+            self.settled = progress >= self.model.features_settle_at(self.settings)
+        return train_step(self.model, self.features, self.optimizers, self.settings, progress)[0].item()
 
     def run(self) -> list[float]:
         return self.steps(*(number / self.case.steps for number in range(self.case.steps)))

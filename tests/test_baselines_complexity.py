@@ -19,7 +19,11 @@ SMALL = {
     "destseg": {"encoder": "resnet18", "encoder_width": 8},
     "rlr": {"encoder": "tf_efficientnet_b6", "encoder_width": 8},
     "mambaad": {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 2, 1]},
+    "diad": {"encoder": "resnet50", "encoder_width": 8},
+    "dinomaly": {"encoder": "dinov2_vitb14_reg", "encoder_width": 8, "jitter": 0.2},
 }
+# DiAD's layers for the first six skips of the guiding network run, but their outputs reach nothing: a trace drops them.
+DROPPED = {"diad": 3 * 40**2 * 16**2 + 40**2 * 8**2 + 2 * 80**2 * 8**2}
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")  # fvcore's
@@ -41,4 +45,4 @@ def test_agrees_with_fvcore(method):
     analysis.set_op_handle("aten::scaled_dot_product_attention", fused_attention)
     with torch.no_grad():
         counted = analysis.total()
-    assert complexity(settings, 128)[1] == counted
+    assert complexity(settings, 128)[1] == counted + DROPPED.get(method, 0)

@@ -31,6 +31,17 @@ CASES = {
     "destseg": Case(
         {"method": "destseg", "encoder": "resnet18", "encoder_width": 8}, {"learning_rate": 0.4}, steps=200
     ),
+    "diad": Case(
+        {"method": "diad", "encoder": "wide_resnet50_2", "encoder_width": 8},
+        {"learning_rate": 0.001, "decay_at": 0.5},
+        steps=50,
+        contrast=0.7,
+    ),
+    "dinomaly": Case(
+        {"method": "dinomaly", "encoder": "dinov2_vitb14_reg", "encoder_width": 8, "jitter": 0.2},
+        {"learning_rate": 0.002, "clip_norm": 0.1},
+        steps=60,
+    ),
     "patchcore": Case({"method": "patchcore", "encoder": "resnet18", "encoder_width": 8, "memory": 300}),
     "padim": Case({"method": "padim", "encoder": "resnet18", "encoder_width": 8}),
     "patch-memory": Case({"method": "patch-memory", "encoder": "efficientnet_lite0", "memory": 100}),

@@ -164,9 +164,9 @@ def test_a_tables_columns_are_what_is_measured_or_counted():
 
 def test_unknown_runs_and_data_sets_name_those_that_exist():
     settings = load_settings()
-    with pytest.raises(UserError, match=r"no 'tokens_64'.*tokens_16"):
+    with pytest.raises(UserError, match=r"unknown 'tokens_64'.*tokens_16"):
         run_settings(settings, "mvtec", "tokens_64")
-    with pytest.raises(UserError, match=r"no 'btad'.*mvtec, visa, realiad"):
+    with pytest.raises(UserError, match=r"unknown 'btad'.*mvtec, visa, realiad"):
         run_settings(settings, "btad", "default")
     with pytest.raises(UserError, match=r"absent.yaml: no such file"):
         load_settings("absent.yaml")
@@ -193,7 +193,7 @@ def test_outside_a_checkout_the_defaults_stand_alone(monkeypatch, tmp_path):
     monkeypatch.setattr("omniad.config.reading.CONFIG_FOLDER", tmp_path / "absent")
     for settings in (load_settings(), load_settings_without_sources(tmp_path)):
         assert settings.training.epochs == 500
-    with pytest.raises(UserError, match="in a checkout of omniad, or name a whole configuration"):
+    with pytest.raises(UserError, match="in a checkout of omniad, or give a complete configuration"):
         project_settings()
     assert list(project_settings(tmp_path / "own.yaml").sources) == ["mine"]
 

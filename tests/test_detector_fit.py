@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from detector_runs import TINY, make_run, no_speed_test, write_image, write_images
+from PIL import Image
 from safetensors.torch import load_file
 
 from omniad.cli import main
@@ -157,7 +158,9 @@ def test_fit_predict_and_evaluate_as_typed(fitted, overlay, tmp_path, monkeypatc
     Path("parts/nut/good").rename("parts/nut/train/good")
     Path("parts/nut/scratch").rename("parts/nut/test/scratch")
     Path("parts/nut/ground_truth/scratch").mkdir(parents=True)
-    write_image(Path("parts/nut/ground_truth/scratch/000_mask.png"))
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:30, 20:30] = 255
+    Image.fromarray(mask).save("parts/nut/ground_truth/scratch/000_mask.png")
     assert main(["fit", "parts", "--out", "run", "--epochs", "1", "--config", overlay]) == 0
     assert main(["predict", "run", "parts", "--out", "out"]) == 0
     with Path("out/scores.csv").open() as lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -56,12 +57,21 @@ def test_a_table_without_printed_numbers_is_counted():
     assert rows == complexity_rows(only("table5"))
 
 
+def test_a_method_whose_library_is_missing_is_left_out_and_told(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    rows = complexity_rows(only("table1"))
+    assert {row["row"] for row in rows} == {"RD4AD", "UniAD", "SimpleNet", "DeSTSeg", "RLR", "MambaAD", "Omni-AD"}
+    assert "DiAD is not counted: DiAD needs the library diffusers" in caplog.text
+
+
 def test_other_methods_are_the_published_ones():
-    """RLR's counts are printed nowhere; how DeSTSeg's FLOPs were counted, test_baselines_destseg.py follows."""
+    """RLR's counts are printed nowhere; DeSTSeg's FLOPs and DiAD's counts are looked into by those methods' tests."""
     rows = {row["row"]: row for row in complexity_rows(only("table1")) if row["variant"] not in VARIANTS}
-    assert [row["variant"] for row in rows.values()] == ["rd4ad", "uniad", "simplenet", "destseg", "rlr", "mambaad"]
+    assert [row["variant"] for row in rows.values()] == [
+        *("rd4ad", "uniad", "simplenet", "destseg", "diad", "rlr", "mambaad")
+    ]
     assert rows["RLR"]["reported_parameters_m"] is None
-    for name in rows.keys() - {"RLR"}:
+    for name in rows.keys() - {"RLR", "DiAD"}:
         assert round(rows[name]["parameters"] / 1e6, 1) == rows[name]["reported_parameters_m"]
         if name != "DeSTSeg":
             assert round(rows[name]["macs"] / 1e9, 1) == rows[name]["reported_flops_g"]

@@ -21,8 +21,10 @@ from omniad.runs.measurements import collect
 # By hand, from the printed tables: RLR's pixel AU-ROC 98.5 > 97.9; on VisA pixel AP and F1 38.7, 43.3 < MambaAD's 39.4,
 # 44.0; on Real-IAD 34.3, 39.7 < DeSTSeg's 37.9, 41.7; Q + KV best in 5 of 7 (I-F1max 98.3 < 98.4, P-AUROC 97.9 < 98.0);
 # 38 blocks give 86.3 after 86.4; the coarsest stage has 8 x 8 = 64 tokens, as many as are learnable.
+# The field's mADs at 256 pixels: DeSTSeg's 87.6 (ADer) > 86.4; ReContrast's 81.8 > 78.9; InvAD's 74.2 (ADer) > 74.0.
 CONTRADICTED = {
     "outperforms_everywhere",
+    "outperforms_its_peers",
     "mvtec_best",
     "visa_leading",
     "realiad_best",
@@ -55,11 +57,13 @@ def test_exactly_these_claims_are_contradicted_by_the_papers_own_tables(nothing_
     rest = {one.printed.status for name, one in nothing_run.items() if name not in CONTRADICTED}
     assert rest == {"holds", "not in the tables"}
     answered = [one for one in nothing_run.values() if one.printed.status != "not in the tables"]
-    assert (len(nothing_run), len(answered)) == (41, 36)
+    assert (len(nothing_run), len(answered)) == (42, 37)
 
 
 def test_the_contradictions_are_shown_with_their_numbers(nothing_run):
     shown = {name: nothing_run[name].printed.shows for name in CONTRADICTED}
+    peers = "MVTec-AD: 86.4 against 87.6; VisA: 78.9 against 81.8; Real-IAD: 74.0 against 74.2"
+    assert shown["outperforms_its_peers"] == peers
     assert shown["mvtec_best"] == "7 of 8, not P-AUROC"
     assert shown["visa_leading"] == shown["realiad_best"] == "6 of 8, not P-AP, P-F1max"
     assert shown["order_best"] == "5 of 7, not I-F1max, P-AUROC"

@@ -276,6 +276,8 @@ def test_signed(value, text):
 
 def test_text_is_made_safe_for_markdown_and_latex():
     assert markdown("a|b\nc") == "a\\|b<br>c"
+    assert markdown("[a](javascript:b) <i>") == r"\[a\](javascript:b) &lt;i>"
+    assert markdown(r"\[a](b)") == r"\\\[a\](b)"  # a backslash of theirs does not undo ours
     assert latex("50 % of tokens_16 & {x} \\ #1 ~ ^") == (
         r"50 \% of tokens\_16 \& \{x\} \textbackslash{} \#1 \textasciitilde{} \textasciicircum{}"
     )
@@ -289,7 +291,7 @@ def test_runs_that_lack_the_same_are_named_together(tmp_path):
     told = missing(settings, table)
     assert told[0].startswith(
         "Not run: `rd4ad` on MVTec-AD, VisA (seed 0); "
-        "`uniad`, `simplenet`, `destseg`, `mambaad` on MVTec-AD, VisA, Real-IAD (seed 0); "
+        "`uniad`, `simplenet`, `destseg`, `diad`, `mambaad` on MVTec-AD, VisA, Real-IAD (seed 0); "
         "`rlr` on MVTec-AD (seed 0). To run it: `snakemake --cores all table1_baselines"
     )
     assert told[1].startswith("Not run: `default` on MVTec-AD, VisA, Real-IAD (seed 0). To run it: `snakemake")

@@ -10,6 +10,7 @@ from omniad.cli import main
 from omniad.config import Settings, load_settings, merge, run_settings
 from omniad.errors import UserError
 from omniad.models import build_model
+from omniad.runs.files import RunName
 from omniad.training import cost
 from omniad.training.cost import (
     ASSUMED_SHARE,
@@ -17,6 +18,7 @@ from omniad.training.cost import (
     card_speed,
     measured_speed,
     scan_work,
+    training_bytes,
     training_hours,
     training_work,
 )
@@ -57,6 +59,29 @@ def test_what_is_done_is_not_left(settings, tmp_path):
     assert hours(settings) == pytest.approx(whole * (0.75 + 1) / 3)
     [planned] = plan_target(settings, "table1_released", SPEED).runs
     assert (planned.trained, planned.begun) == (1, 1)
+
+
+def test_diads_cost_is_told(settings, monkeypatch, capsys):
+    """A fifth of the epochs is the autoencoder's, the rest one denoising step each; memory and weights by hand."""
+    run = run_settings(settings, "mvtec", "diad")
+    assert training_work(run) == pytest.approx(3 * (0.2 * 448.4e9 + 0.8 * 123.2e9), rel=0.01)
+    weights = 859_520_964 + 361_279_120 + 110_592_000 + 83_653_863 + 8_543_296
+    trained = 982_679_124 - 4 * (320**2 + 320) - 2 * (640**2 + 640) + 83_653_863
+    assert training_bytes(run) == 4 * weights + 12 * trained
+    monkeypatch.setattr("omniad.training.plan.target_names", lambda *_: [RunName("mvtec", "diad", 0)])
+    assert main(["plan", "table1_baselines", "--card", "A100"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mvtec")]
+    assert line.split()[1:4] == ["diad", "1250", "3629"]
+    assert float(line.split()[-1]) >= round((4 * weights + 12 * trained) / 2**30, 1)  # activations come on top
+
+
+def test_weights_that_are_not_there_are_downloaded(settings, monkeypatch, tmp_path):
+    archive = 5_264_982_680
+    monkeypatch.setattr("omniad.training.plan.target_names", lambda *_: [RunName("mvtec", "diad", 0)])
+    assert plan_target(settings, "table1_baselines", SPEED).download == archive + 7_703_324_286
+    (tmp_path / "data" / "weights").mkdir(parents=True)
+    (tmp_path / "data" / "weights" / "v1-5-pruned.safetensors").touch()
+    assert plan_target(settings, "table1_baselines", SPEED).download == archive
 
 
 def test_mambaads_scan_is_counted_by_hand(settings):

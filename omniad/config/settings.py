@@ -15,13 +15,12 @@ from omniad.config.types import MEMORY, Batch, MadePath, Many, Name, PathText, P
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
-MethodName = Literal[
-    "omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "patchcore", "padim", "patch-memory"
-]
+TableOne = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "diad"]
+MethodName = Literal[TableOne, "patchcore", "padim", "patch-memory", "dinomaly"]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
 EfficientNetLite = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
-Encoder = Literal[ResNet, EfficientNet, EfficientNetLite]
+Encoder = Literal[ResNet, EfficientNet, EfficientNetLite, "dinov2_vitb14_reg"]
 Learnable = Literal["q", "kv", "none", "skip"]
 Variant = Literal["equations", "released"]
 VARIANTS: tuple[Variant, ...] = ("released", "equations")  # as the tables order them
@@ -116,7 +115,7 @@ class ModelSettings(Section):
     )
     encoder_weights: PathText = Field(
         default="timm",
-        description="timm (the released code's), imagenet (torchvision's; EfficientNet-Lite's), random, or a file",
+        description="timm (as released), imagenet (torchvision's; EfficientNet-Lite's), dinov2, random, or a file",
     )
     first_attention: Learnable = Field(default="q", description="what learnable tokens replace in the first attention")
     second_attention: Learnable = Field(default="kv", description="the same for the second; skip leaves it out")
@@ -137,12 +136,14 @@ class ModelSettings(Section):
         default=False,
         description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
     )
-    memory: int = Field(default=10_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
+    memory: int = Field(default=20_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
     candidates: int = Field(
-        default=100_000, ge=1, description="random patches of the training images that these are chosen from"
+        default=200_000, ge=1, description="random patches of the training images that these are chosen from"
     )
     jitter: float = Field(
-        default=20.0, ge=0, description="scale of the noise on the neck's output in training; 0 is off"
+        default=20.0,
+        ge=0,
+        description="scale of the noise on the neck's output in training; 0 is off. Dinomaly: its bottleneck's dropout",
     )
     projection: Literal["random", "none"] = Field(
         default="random", description="output projection of `released`: drawn anew at every call, or left out"

@@ -17,6 +17,7 @@ class RowSettings(Section):
     label: str = Field(description="the paper's row, as in config/paper/")
     dataset: str = Field(default="mvtec")
     run: str = Field(default="", description="empty: a row that is only printed")
+    group: str = Field(default="", description="which rows compare with each other, where not all of a data set do")
     target: str = Field(
         default="", description="one of the table's `targets`, which trains its run in place of the table's own"
     )
@@ -28,6 +29,10 @@ class TableSettings(Section):
     columns: list[Column] = Field(description="metrics, parameters or FLOPs, as the paper orders them")
     about: str = Field(default="", description="one or two sentences that stand before the table in the report")
     head: str = Field(default="Method", description="heading of the first column")
+    judged: bool = Field(
+        default=True,
+        description="whether what is measured is compared with what is printed; false: a table for context",
+    )
     extra_runs: list[str] = Field(default=[], description="shown below each row that has a run, where they were run")
     targets: list[Annotated[str, Field(pattern="^[a-z]\\w*$")]] = Field(
         default=[], description="what single rows may name as their target"

@@ -26,7 +26,7 @@ from omniad.data.index import read_index, recorded_files
 from omniad.data.opening import BROKEN
 from omniad.data.packs import EXACT, NOTE, PACK_VERSION, PUBLISHED
 from omniad.errors import UserError
-from omniad.files import atomic_write, cannot_write, sha256_file
+from omniad.files import atomic_write, cannot_write, sha256_file, sweep
 from omniad.locks import locked
 from omniad.parallel import in_order, usable_cores
 from omniad.wording import count
@@ -49,6 +49,7 @@ def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int
     index, index_sha256, files_sha256 = read_index(index_csv), sha256_file(index_csv), recorded_files(index_csv)
     with locked(out_dir / "pack"):
         try:
+            sweep(out_dir)
             growing = GrowingPack(out_dir, len(index), size, index_sha256, files_sha256)
             try:
                 _fill(growing, index, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections import defaultdict
@@ -17,11 +18,12 @@ from omniad.data.download import unreachable
 from omniad.data.hub import missing_for_hub
 from omniad.data.packs import NOTE
 from omniad.data.remote import RemoteFile, remote_files
-from omniad.data.weights import is_fetched, missing_weights, weight_files, weights_path
+from omniad.data.weights import missing_weights, weight_files, weights_paths
 from omniad.errors import UserError
 from omniad.files import has_files
 
 UNPACKED = 1.1  # extracted images take about as much room as their archive
+LIBRARIES = {"diad": "diffusers"}  # method, also the name of the extra that brings it -> library
 FULL_RESOLUTION = 1024  # at which Real-IAD's size is told
 
 
@@ -58,6 +60,7 @@ def preflight(
         except UserError as error:
             problems.append(str(error))
     for run in runs:
+        problems += _missing_library(run)
         try:
             wanted += _wanted_weights(run)
             wanted += _wanted_textures(run, downloads or {})
@@ -100,16 +103,25 @@ def _wanted_archives(source: DownloadSettings) -> list[_Wanted]:
     return [_Wanted(source.title, absent[0].urls, by_hand, "" if absent[0].urls else "no address is known")]
 
 
-def _wanted_weights(run: RunSettings) -> list[_Wanted]:
-    """A run's encoder weights, if they are not there. Raises UserError for those that can't be fetched."""
-    problem = missing_weights(run.model, run.data)
-    path = weights_path(run.model, run.data)
-    if not problem or path is None:
+def _missing_library(run: RunSettings) -> list[str]:
+    """What to install for a method that is built from a library which not everybody needs."""
+    library = LIBRARIES.get(run.model.method)
+    if library is None or importlib.util.find_spec(library):
         return []
-    if not is_fetched(run.model):
-        raise UserError(problem)
-    file = weight_files(run.data)[path.name]
-    return [_Wanted(file.title, file.urls, f"Get them from {file.urls[0]} and put the file at {file.path}")]
+    return [f"the library {library}, which {run.run} needs: python -m pip install 'omniad[{run.model.method}]'"]
+
+
+def _wanted_weights(run: RunSettings) -> list[_Wanted]:
+    """A run's weights that are not there. Raises UserError for those that can't be fetched."""
+    known = {file.path: file for file in weight_files(run.data).values()}
+    absent = [path for path in weights_paths(run.model, run.data) if not path.is_file()]
+    if any(path not in known for path in absent):
+        raise UserError(missing_weights(run.model, run.data))
+    files = [known[path] for path in absent]
+    return [
+        _Wanted(file.title, file.urls, f"Get them from {file.urls[0]} and put the file at {file.path}")
+        for file in files
+    ]
 
 
 def _wanted_textures(run: RunSettings, downloads: Mapping[str, DownloadSettings]) -> list[_Wanted]:

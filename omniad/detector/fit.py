@@ -18,7 +18,7 @@ from omniad.data.index import read_index, write_index
 from omniad.data.layouts import own
 from omniad.data.pack_writer import write_pack
 from omniad.data.packs import Pack, open_pack
-from omniad.data.weights import is_fetched, weight_files, weights_file, weights_path
+from omniad.data.weights import weight_files, weights_file, weights_paths
 from omniad.detector.detector import Detector
 from omniad.detector.presets import DEFAULT, Chosen, choose
 from omniad.detector.threshold import make_threshold, write_threshold
@@ -139,15 +139,16 @@ def get_weights(run: RunSettings) -> None:
     Raises:
         UserError: they can't be had (their address and place are told), or the file is not the one it should be.
     """
-    path = weights_path(run.model, run.data)
-    if path is not None and is_fetched(run.model) and not path.is_file():
-        file = weight_files(run.data)[path.name]
-        if problem := unreachable(file.urls[0]):
-            raise UserError(
-                f"{file.title} are needed and can't be fetched ({problem}): get them from {file.urls[0]} and put the "
-                f"file at {path}, or name it with --weights"
-            )
-        fetch(file)
+    known = {file.path: file for file in weight_files(run.data).values()}
+    for path in weights_paths(run.model, run.data):
+        if path in known and not path.is_file():
+            file = known[path]
+            if problem := unreachable(file.urls[0]):
+                raise UserError(
+                    f"{file.title} are needed and can't be fetched ({problem}): get them from {file.urls[0]} and put "
+                    f"the file at {path}, or name the encoder's with --weights"
+                )
+            fetch(file)
     found = weights_file(run.model, run.data)
     if found is not None:
         load_weights(build_model(run.model).encoder, found)  # told now if they are another model's
@@ -213,7 +214,7 @@ def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
             pack.images[part["row"].to_numpy()], part.index.to_numpy() if leaves_out else None
         )
         scores.append(found)
-        medians.append(np.median(maps, axis=(1, 2)))
+        medians.append(np.median(maps - detector.expected, axis=(1, 2)))
     threshold = make_threshold(np.concatenate(scores), np.concatenate(medians), rows["class"].tolist(), quantile)
     write_threshold(detector.run_dir, threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL)))
     log.info(

@@ -127,19 +127,31 @@ def _tables(out: Path | None, skipped: dict[Path, str]) -> Iterator[Callable[[Ro
     scores = out / SCORES
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with scores.open("w", encoding="utf-8", newline="", buffering=1) as file:  # each line is written at once
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Row._fields)
-            # Nine digits tell every float32 from its neighbours.
-            yield lambda row: writer.writerow((row.path, f"{row.score:.9g}", row.verdict, row.name)) and None
+        file = scores.open("w", encoding="utf-8", newline="", buffering=1)  # each line is written at once
     except OSError as error:
         raise cannot_write(scores, error) from None
-    finally:
-        if skipped:
-            with atomic_write(out / SKIPPED) as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["path", "reason"])
-                writer.writerows((readable(path), reason) for path, reason in skipped.items())
+
+    def write(row: Iterable[object]) -> None:
+        try:
+            csv.writer(file, lineterminator="\n").writerow(row)
+        except OSError as error:
+            raise cannot_write(scores, error) from None
+
+    with file:
+        write(Row._fields)
+        try:
+            # Nine digits tell every float32 from its neighbours.
+            yield lambda row: write((row.path, f"{row.score:.9g}", row.verdict, row.name))
+        finally:
+            if skipped:
+                _write_skipped(out / SKIPPED, skipped)
+
+
+def _write_skipped(file: Path, skipped: dict[Path, str]) -> None:
+    with atomic_write(file) as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["path", "reason"])
+        writer.writerows((readable(path), reason) for path, reason in skipped.items())
 
 
 def _remove_earlier(out: Path) -> None:

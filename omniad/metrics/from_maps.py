@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -127,8 +128,6 @@ def _load(file: str | Path) -> np.ndarray:
     with reading(file, "not an array of numbers in .npy format; numpy.save writes one"):
         if Path(file).exists() and not Path(file).is_file():
             raise ValueError("not a file")
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UserError(f"{file}: a .npz archive; give the .npy file of one array")
-    return array
+        if zipfile.is_zipfile(file):
+            raise UserError(f"{file}: a .npz archive; give the .npy file of one array")
+        return np.lib.format.open_memmap(file, mode="r")

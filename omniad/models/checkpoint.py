@@ -16,6 +16,8 @@ from omniad.config import MethodName, ModelSettings, RunSettings, to_yaml, valid
 from omniad.errors import UserError
 from omniad.files import atomic_write, reading
 from omniad.models.baselines.destseg import DeSTSeg
+from omniad.models.baselines.diad import DiAD
+from omniad.models.baselines.dinomaly import Dinomaly
 from omniad.models.baselines.mambaad import MambaAD
 from omniad.models.baselines.padim import PaDiM
 from omniad.models.baselines.patchcore import PatchCore
@@ -39,6 +41,8 @@ METHODS: dict[MethodName, type[Method]] = {
     "mambaad": MambaAD,
     "rlr": RLR,
     "destseg": DeSTSeg,
+    "diad": DiAD,
+    "dinomaly": Dinomaly,
     "patchcore": PatchCore,
     "padim": PaDiM,
     "patch-memory": PatchMemory,

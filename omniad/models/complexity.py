@@ -78,8 +78,9 @@ class MacCounter(TorchFunctionMode):
         return out
 
 
+RESIZING = {"nearest": 1, "bilinear": 4}  # of an output; fvcore does not know the others, nor antialiasing
 # Function -> its count from (output, first input, second input). Norm layers count as fvcore estimates them: 2 an
-# element for BatchNorm in eval mode, 4 for normalising, 5 with weights after it; bilinear resizing counts as 4.
+# element for BatchNorm in eval mode, 4 for normalising, 5 with weights after it.
 RULES: dict[str, Callable[..., int]] = {
     "conv2d": lambda out, x, weight, *_, **__: out.numel() * prod(weight.shape[1:]),
     "conv_transpose2d": lambda out, x, weight, *_, **__: x.numel() * prod(weight.shape[1:]),
@@ -88,7 +89,10 @@ RULES: dict[str, Callable[..., int]] = {
     "scaled_dot_product_attention": lambda out, query, key, *_, **__: (query.numel() + out.numel()) * key.shape[-2],
     "batch_norm": lambda out, *_, **__: 2 * out.numel(),
     "instance_norm": lambda out, *_, weight=None, **__: (4 if weight is None else 5) * out.numel(),
+    "group_norm": lambda out, *_, **__: 5 * out.numel(),
     "layer_norm": lambda out, *_, **__: 5 * out.numel(),
     "adaptive_avg_pool2d": lambda out, x, *_, **__: x.numel(),
-    "interpolate": lambda out, *_, mode="nearest", **__: (4 if mode == "bilinear" else 1) * out.numel(),
+    "interpolate": lambda out, *_, mode="nearest", antialias=False, **__: (
+        0 if antialias else RESIZING.get(mode, 0) * out.numel()
+    ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -64,6 +65,18 @@ class Method(nn.Module, ABC):
         self.generator = torch.Generator("cpu")  # of what is drawn in inference too; part of the training state
         self.seed_draws(0)
 
+    def load_start(self, file: Path) -> None:
+        """Fill what starts from published weights beside the encoder; called for methods in `START_WEIGHTS` alone."""
+        raise NotImplementedError(f"{type(self).__name__} starts from nothing but its encoder's weights")
+
+    def features_settle_at(self, training: TrainingSettings) -> float:
+        """From which share of a training on features are constants; before, what `encode` uses is itself trained."""
+        return 0.0
+
+    def encoding_parts(self) -> Sequence[nn.Module]:
+        """The networks that `encode` uses; their weights tell whether features can be kept."""
+        return [self.encoder]
+
     @abstractmethod
     def forward(self, images: Tensor) -> object:
         """Normalised images (B, 3, H, W) through every network once; what `omniad complexity` counts."""
@@ -113,6 +126,10 @@ class Method(nn.Module, ABC):
         """Smoothed maps (B, S, S) -> scores (B,); by default each map's maximum."""
         return maps.amax(dim=(1, 2))
 
+    def expected_map(self, size: int) -> Tensor:
+        """What of every map is not held against its image, (size, size): see `PatchMemory`; by default nothing."""
+        return torch.zeros(size, size)
+
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
         """AdamW on the trainable parameters; no weight decay on biases and other 1-D parameters (as Omni-AD's code).
 
@@ -124,6 +141,10 @@ class Method(nn.Module, ABC):
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return [torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)]
+
+    def rate_factor(self, progress: float) -> float:
+        """What multiplies all rates at this share of the steps, besides the settings' drop: a method's own schedule."""
+        return 1.0
 
     def prepare_step(self, device: torch.device) -> None:
         """What the CPU does before a recorded step is replayed; nothing by default."""

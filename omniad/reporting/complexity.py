@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from omniad.config import VARIANTS, Settings, run_settings
+from omniad.errors import NotInstalled
 from omniad.files import read_csv, reading, write_csv
 from omniad.reporting.paper import PAPER_FOLDER, read_paper
 
@@ -20,6 +22,8 @@ NOT_OURS = "not written by `omniad complexity`; delete it and count again"
 RESOLUTION_COLUMNS = ["attention", "image_size", "parameters", "macs"]
 OTHERS = "other_methods.csv"  # costs that other papers print of Table I's other methods
 SIZES = (256, 384, 512, 640, 768, 896, 1024)  # pixels
+log = logging.getLogger(__name__)
+
 Resolutions = Mapping[str, Mapping[int, int]]  # attention (learnable, plain) -> image size -> multiply-adds
 
 
@@ -47,7 +51,11 @@ def complexity_rows(settings: Settings) -> list[dict[str, Any]]:
                 model = configured.model_copy(update={"variant": variant}) if ours else configured
                 key = model.model_dump_json()
                 if key not in counted:
-                    counted[key] = complexity(model, settings.data.image_size)
+                    try:
+                        counted[key] = complexity(model, settings.data.image_size)
+                    except NotInstalled as error:
+                        log.warning("%s is not counted: %s", row.label, error)
+                        continue
                 line = {
                     "table": table,
                     "row": row.label,

@@ -144,13 +144,17 @@ class Line:
 
 
 def _grid(table: Table, head: list[str], lines: list[Line], text_columns: int, notes: Notes) -> Grid:
-    """Put the first columns in front: the data set where there are several, then the row's name."""
-    several = len(table.datasets) > 1
-    front = 1 + several
-    groups = [line.row.dataset if several or table.has_costs else line.row.label for line in lines]
+    """Put the first columns in front: data set and group where there are several, then the row's name."""
+    several, grouped = len(table.datasets) > 1, any(row.group for row in table.rows)
+    front = 1 + several + grouped
+    groups = [(line.row.dataset, line.row.group) if several or table.has_costs else line.row.label for line in lines]
+
+    def before(dataset: str, group: str) -> list[str]:
+        return [*([dataset] if several else []), *([group] if grouped else [])]
+
     return Grid(
-        head=[*(["Data set"] if several else []), table.head, *head],
-        lines=[[*([line.row.dataset_title] if several else []), line.name, *line.cells] for line in lines],
+        head=[*before("Data set", "Compare within"), table.head, *head],
+        lines=[[*before(line.row.dataset_title, line.row.group), line.name, *line.cells] for line in lines],
         marks=[[""] * front + line.marks for line in lines],
         kinds=[line.kind for line in lines],
         runs=[(line.row.dataset, line.run) if line.run else None for line in lines],
@@ -165,8 +169,9 @@ def _stacked(table: Table) -> tuple[list[str], list[Line], int, Notes]:
     lines: list[Line] = []
     for row in table.rows:
         if row.printed:
-            cells = [_printed(row, column, notes) for column in table.columns]
-            lines.append(Line(row, "paper", ["paper", NOTHING, *cells], row.label))
+            shared = _shared_note(row)
+            cells = [_printed(row, column, notes, shared) for column in table.columns]
+            lines.append(Line(row, "paper", [notes.mark("paper", shared), NOTHING, *cells], row.label))
         for ours in row.ours:
             # What another target runs has no line before it was: a list below the table names it.
             if ours.values or row.target == table.name or not row.printed:
@@ -180,7 +185,7 @@ def _stacked(table: Table) -> tuple[list[str], list[Line], int, Notes]:
 def _our_lines(table: Table, row: Row, ours: Ours, notes: Notes) -> list[Line]:
     """What was measured, its difference to print, and the verdicts, as far as there are any."""
     cells = [_measured(ours, column, notes) for column in table.columns]
-    compared = bool(row.printed and ours.values and not ours.miniature)
+    compared = bool(table.judged and row.printed and ours.values and not ours.miniature)
     judged = any(verdict.has_interval for verdict in ours.verdicts.values())
     source = notes.mark(source_text(ours, row), *ours.notes, *_undecided(ours))
     lines = [Line(row, "ours", [source, seeds_text(ours), *cells], row.label, ours.run)]
@@ -202,14 +207,14 @@ def _undecided(ours: Ours) -> list[str]:
 
 
 def _mark_best(table: Table, lines: list[Line]) -> None:
-    """Best and second best of each data set: among what is printed, and among what was measured here."""
+    """Best and second best of each data set and group: among what is printed, and among what was measured here."""
     for kind in ("paper", "ours"):
-        for dataset in dict.fromkeys(line.row.dataset for line in lines):
-            group = [line for line in lines if (line.kind, line.row.dataset) == (kind, dataset)]
-            for place in range(2, 2 + len(table.columns)):
-                marks = rank_marks([_number(line.cells[place]) for line in group])
+        for place in dict.fromkeys((line.row.dataset, line.row.group) for line in lines):
+            group = [line for line in lines if (line.kind, line.row.dataset, line.row.group) == (kind, *place)]
+            for column in range(2, 2 + len(table.columns)):
+                marks = rank_marks([_number(line.cells[column]) for line in group])
                 for line, mark in zip(group, marks, strict=True):
-                    line.marks[place] = mark
+                    line.marks[column] = mark
 
 
 def _number(cell: str) -> float | None:
@@ -266,9 +271,15 @@ def _cost_line(table: Table, row: Row, compared: tuple[str, ...], notes: Notes) 
     return line
 
 
-def _printed(row: Row, column: str, notes: Notes) -> str:
+def _printed(row: Row, column: str, notes: Notes, shared: str = "") -> str:
     printed = row.printed.get(column)
-    return notes.mark(printed.text, printed.note) if printed else NOTHING
+    return notes.mark(printed.text, *({printed.note} - {shared})) if printed else NOTHING
+
+
+def _shared_note(row: Row) -> str:
+    """The note that all printed numbers of a row have, which then stands once; empty where they differ."""
+    found = {printed.note for printed in row.printed.values()}
+    return found.pop() if len(found) == 1 and len(row.printed) > 1 else ""
 
 
 def _measured(ours: Ours, column: str, notes: Notes) -> str:

@@ -53,7 +53,9 @@ class Row:
     dataset: str
     dataset_title: str
     label: str
+    group: str  # which of the data set's rows it compares with; empty: all
     target: str  # what trains its run
+    own: bool  # trained by the table's own target; else its run is another method's
     printed: Mapping[str, Printed]  # by column
     ours: tuple[Ours, ...]  # the row's run, then extra runs; empty in a row that is only printed
     counted: Mapping[str, Mapping[str, float]]  # by variant, then column; in millions and 10^9
@@ -69,6 +71,7 @@ class Table:
     about: str
     head: str
     columns: tuple[str, ...]
+    judged: bool  # whether ours is compared with print
     rows: tuple[Row, ...]
 
     @property
@@ -157,9 +160,11 @@ def _build(found: Found, name: str, entry: TableSettings, printed: PaperTable) -
                 dataset=row.dataset,
                 dataset_title=found.settings.sources[row.dataset].title,
                 label=row.label,
+                group=row.group,
                 target=row.target or name,
+                own=not row.target,
                 printed=shown,
-                ours=tuple(_ours(found, row, run, shown) for run in [row.run, *extra] if run),
+                ours=tuple(_ours(found, row, run, shown if entry.judged else {}) for run in [row.run, *extra] if run),
                 counted=counted,
                 verdicts={
                     column: judge_count(shown[column], value)
@@ -168,7 +173,7 @@ def _build(found: Found, name: str, entry: TableSettings, printed: PaperTable) -
                 },
             )
         )
-    return Table(name, entry.title, entry.about, entry.head, tuple(entry.columns), tuple(rows))
+    return Table(name, entry.title, entry.about, entry.head, tuple(entry.columns), entry.judged, tuple(rows))
 
 
 def _ours(found: Found, row: RowSettings, run: str, printed: Mapping[str, Printed]) -> Ours:

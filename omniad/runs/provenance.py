@@ -40,21 +40,21 @@ Number = Annotated[float, Field(ge=0, le=1e15)]
 class _Part(_Record):
     """Of training or evaluation."""
 
-    started: Text | None = None
-    wall_s: Number | None = None
-    energy_j: Number | None = None
+    started: Text = ""
+    wall_s: Number = 0
+    energy_j: Number = 0
     peak_memory_mib: dict[Text, Number] = {}
     hardware: dict[Text, Text | Number | None] = {}
-    model_sha256: Text | None = None
+    model_sha256: Text = ""
 
 
 class _Facts(_Record):
     """Of what is read from provenance.json, the types: a bundle brings files of strangers."""
 
-    commit: Text | None = None
-    seed: int | None = None
-    config_sha256: Text | None = None
-    model_sha256: Text | None = None
+    commit: Text = ""
+    seed: int = 0
+    config_sha256: Text = ""
+    model_sha256: Text = ""
     versions: dict[Text, Text] = {}
     hardware: dict[Text, Text | Number | None] = {}
     weights: dict[Text, Text | None] = {}

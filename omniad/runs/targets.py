@@ -18,7 +18,7 @@ Run = tuple[str, str]  # data set, run
 def target_runs(settings: Settings) -> dict[str, set[Run]]:
     """Target -> the (data set, run) that it trains, without the data sets that the configuration leaves out."""
     figures = {(dataset, figure.run) for figure in settings.figures.values() for dataset in figure.datasets}
-    ablations = [table for table in settings.tables if table != "table1"]
+    ablations = [name for name, table in settings.tables.items() if name != "table1" and table.judged]
     runs = {table: _of_tables(settings, [table]) for table in settings.tables} | {
         "ablations": _of_tables(settings, ablations),
         "figures": figures,

@@ -14,7 +14,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def cached_features(
     key = {
         "data_sha256": pack.digest,
         "images": images,
-        "encoder_sha256": _weights_digest(model.encoder),
+        "encoder_sha256": _weights_digest(model.encoding_parts()),
         "method": model.settings.method,
         "shapes": shapes,
     }
@@ -140,9 +140,10 @@ def _batches(encode: Encode, images: int, batch_size: int) -> Iterator[list[Tens
         yield levels
 
 
-def _weights_digest(encoder: torch.nn.Module) -> str:
+def _weights_digest(parts: Iterable[torch.nn.Module]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
+    for part in parts:
+        for name, value in sorted(part.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

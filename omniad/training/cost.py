@@ -48,10 +48,29 @@ REFUSED_DAYS = 2  # of the scan alone, in plain PyTorch
 
 def training_work(run: RunSettings) -> float:
     """Multiply-adds that a training step does for each image; the backward pass costs two forward ones."""
-    total = complexity(run.model, run.data.image_size)[1]
-    if not METHODS[run.model.method].caches_features or run.model.method != "omni-ad":
-        return 3 * total  # an upper bound where the encoder is not told apart
-    return 3 * (total - complexity_by_part(run.model, run.data.image_size)["encoder"][1])
+    if run.model.method == "omni-ad":
+        parts = complexity_by_part(run.model, run.data.image_size)
+        return 3 * sum(macs for name, (_, macs) in parts.items() if name != "encoder")
+    with torch.device("meta"):  # shapes without numbers
+        model = build_model(run.model)
+        settles = model.features_settle_at(run.training)
+        if not settles:
+            return 3 * complexity(run.model, run.data.image_size)[1]  # an upper bound: the encoder is not told apart
+        features = model.encode(torch.empty(1, 3, run.data.image_size, run.data.image_size))
+        macs = []
+        for progress in (0.0, settles):
+            with MacCounter() as counter:
+                model.loss(features, run.training, progress)
+            macs.append(counter.macs)
+    return 3 * (settles * macs[0] + (1 - settles) * macs[1])
+
+
+def training_bytes(run: RunSettings) -> int:
+    """Memory of a training before its activations: weights, and of what is trained a gradient and two moments."""
+    with torch.device("meta"):
+        parameters = list(build_model(run.model).parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    return 4 * (sum(p.numel() for p in parameters) + 3 * trained)
 
 
 def training_hours(run: RunSettings, images: int, speed: float, plain_scan: float | None = None) -> float:

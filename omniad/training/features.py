@@ -34,6 +34,7 @@ class TrainingFeatures:
         model: its encoder computes the features, on the model's device.
         cache_gib: largest size of the cache, GiB; above it features are recomputed for every batch.
         draw: what is drawn for a batch's images, where features are not cached (`Method.draw`).
+        constant_from: epoch from which on features are constants (see `Method.features_settle_at`).
         wanted: bytes of a GPU's memory that training takes beside the weights (see memory.py), if that is known.
 
     Raises:
@@ -48,20 +49,30 @@ class TrainingFeatures:
         cache_gib: float,
         device: torch.device,
         draw: Draw = lambda images, generator: [],
+        constant_from: int = 0,
         wanted: int | None = None,
     ) -> None:
         self.wanted = wanted
         self.model, self.pack, self.batch_size, self.device, self.draw = model, pack, batch_size, device, draw
+        self.cache_gib, self.constant_from = cache_gib, constant_from
         self.rows = np.flatnonzero(pack.index["split"] == "train")
         if len(self.rows) < batch_size and not model.training_free:
             raise UserError(
                 f"{len(self.rows)} training images are fewer than one batch of {batch_size}; lower training.batch_size"
             )
+        self._constant = False  # in the epoch that is open
         self._cache: list[np.ndarray] | None = None
-        if model.caches_features and cache_gib:
+        self._on_gpu: list[Tensor] | None = None
+        if not constant_from:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Keep the features from here on, if they are constants and there is room."""
+        self._constant = self.model.caches_features
+        if self._constant and self.cache_gib:
             rooms = (HOST_SHARE * available_memory(), self._room_on_gpu())
             self._cache = cached_features(
-                *(model, pack, self._encode_half, len(self.rows), batch_size, cache_gib),
+                *(self.model, self.pack, self._encode_half, len(self.rows), self.batch_size, self.cache_gib),
                 memory=max(rooms),
             )
         self._on_gpu = self._move_to_gpu()
@@ -73,6 +84,8 @@ class TrainingFeatures:
 
     def epoch(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[list[Tensor]]:
         """Yield the feature batches of one epoch, from a step on; their order depends on seed and epoch alone."""
+        if epoch >= self.constant_from and not self._constant:
+            self._settle()
         order = self._order(seed, epoch)
         batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
         generators = (step_generator(seed, epoch, step) for step in range(first_step, self.steps_per_epoch))
@@ -126,7 +139,7 @@ class TrainingFeatures:
             return [level.float() for level in tensors]
         images, *drawn = tensors
         features = self.model.encode(images)
-        return [*([level.half().float() for level in features] if self.model.caches_features else features), *drawn]
+        return [*([level.half().float() for level in features] if self._constant else features), *drawn]
 
     def _encode_half(self, members: np.ndarray) -> list[Tensor]:
         images = normalise(read_rows(self.pack.images, self.rows[members])).to(self.device)

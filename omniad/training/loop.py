@@ -51,10 +51,12 @@ class Training:
         self.optimizers = model.make_optimizers(settings.training)
         self.first_rates = [group["lr"] for group in self._groups()]
         self.position = self._resume()
+        training = settings.training
         wanted = training_memory(settings) if device.type == "cuda" else None
         self.features = TrainingFeatures(
-            *(model, pack, settings.training.batch_size, settings.training.cache_gib, device),
-            draw=functools.partial(model.draw, settings.training),
+            *(model, pack, training.batch_size, training.cache_gib, device),
+            draw=functools.partial(model.draw, training),
+            constant_from=math.ceil(model.features_settle_at(training) * self.epochs),
             wanted=wanted.still_wanted if wanted else None,
         )
         self.steps_per_epoch = self.features.steps_per_epoch
@@ -134,8 +136,6 @@ class Training:
     def _epoch(self) -> None:
         """The steps that are left of the open epoch."""
         position, training = self.position, self.settings.training
-        for group, first_rate in zip(self._groups(), self.first_rates, strict=True):
-            group["lr"] = first_rate * rate_factor(position.epoch, training)
         batches = self.features.epoch(self.seed, position.epoch, position.step)
         while position.step < self.steps_per_epoch:
             start = time.monotonic()
@@ -143,6 +143,7 @@ class Training:
             position.waiting_s += time.monotonic() - start
             steps_done = position.epoch * self.steps_per_epoch + position.step
             share_done = steps_done / (training.epochs * self.steps_per_epoch)
+            self._set_rates(rate_factor(position.epoch, training) * self.model.rate_factor(share_done))
             with arithmetic(training.precision, self.device):
                 loss, norm = self._step(batch, share_done)
             position.losses.append(loss)
@@ -154,6 +155,10 @@ class Training:
             self._between_steps()
             if not position.step:
                 return
+
+    def _set_rates(self, factor: float) -> None:
+        for group, first_rate in zip(self._groups(), self.first_rates, strict=True):
+            group["lr"] = first_rate * factor
 
     def _close_epoch(self) -> None:
         position = self.position

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,12 +13,14 @@ from omniad.config import RunSettings, Settings, run_settings
 from omniad.data.counts import class_counts
 from omniad.data.index import read_index
 from omniad.data.preflight import room
+from omniad.data.weights import weight_files, weights_paths
 from omniad.models.any_encoder import make_encoder
 from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import complexity
-from omniad.runs.files import MODEL, PROGRESS
+from omniad.runs.files import MODEL
+from omniad.runs.progress import read_progress
 from omniad.runs.targets import target_names
-from omniad.training.cost import training_hours
+from omniad.training.cost import training_bytes, training_hours
 from omniad.training.memory import training_memory
 
 BYTES_PER_WEIGHT = 8  # of a finished run: model.safetensors and its last state
@@ -40,7 +40,8 @@ class PlannedRun:
     begun: int
     hours_each: float | None
     hours_left: float | None
-    memory: int | None  # bytes of a GPU; None where they were not counted
+    memory: int  # bytes of a GPU
+    memory_is_whole: bool  # else activations come on top
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def plan_target(settings: Settings, target: str, speed: float, plain_scan: float
         needs = list(room(dataset, source, settings.data))
         disk += sum(size for _, size in needs)
         download += sum(size for place, size in needs if place == Path(source.archive))
+    download += sum(_absent_weights(settings, untrained).values())
     disk += sum((run.seeds - run.trained) * BYTES_PER_WEIGHT * _weights(settings, run) for run in untrained)
     return Plan(runs, download, disk + sum(_feature_bytes(settings, untrained)))
 
@@ -102,7 +104,8 @@ def _planned(run: RunSettings, folders: list[Path], speed: float, plain_scan: fl
         begun=sum(0 < share < 1 for share in shares),
         hours_each=hours,
         hours_left=None if hours is None else hours * sum(shares),
-        memory=memory.total if memory else None,
+        memory=memory.total if memory else training_bytes(run),
+        memory_is_whole=memory is not None,
     )
 
 
@@ -110,11 +113,19 @@ def _share_left(folder: Path) -> float:
     """Of a run's training: 0 when it is done; part of it where a state is kept."""
     if (folder / MODEL).exists():
         return 0.0
-    try:
-        progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        return 1 - (progress["step"] / progress["steps"] if progress["steps"] else progress["prepared"])
-    except (OSError, ValueError, KeyError, TypeError):
+    progress = read_progress(folder)
+    if progress is None:
         return 1.0
+    done = progress.step / progress.steps if progress.steps else progress.prepared or 0.0
+    return 1 - min(done, 1.0)
+
+
+def _absent_weights(settings: Settings, runs: Iterable[PlannedRun]) -> dict[Path, int]:
+    """Files of weights that are still to be fetched, and their bytes as far as they are known."""
+    known = {file.path: file.size for file in weight_files(settings.data).values()}
+    models = [run_settings(settings, run.dataset, run.run).model for run in runs]
+    wanted = {path for model in models for path in weights_paths(model, settings.data)}
+    return {path: known[path] for path in wanted if path in known and not path.is_file()}
 
 
 def _weights(settings: Settings, run: PlannedRun) -> int:
@@ -150,7 +161,7 @@ def plan_text(target: str, plan: Plan, processor: str) -> str:
         left = f"{run.seeds - run.trained} of {run.seeds}" + (f" ({run.begun} begun)" if run.begun else "")
         images, *hours = ("?" if value is None else value for value in (run.images, run.hours_each, run.hours_left))
         hours = [value if value == "?" else f"{value:,.{1 if value >= 1 else 3}f}" for value in hours]
-        memory = "?" if run.memory is None else f"{run.memory / 2**30:.1f}"
+        memory = ("" if run.memory_is_whole else "> ") + f"{run.memory / 2**30:.1f}"
         lines.append(line.format(run.dataset, run.run, run.epochs, images, left, *hours, memory))
     total, trained = sum(run.seeds for run in plan.runs), sum(run.trained for run in plan.runs)
     time = f"{plan.hours_left:,.1f} hours" + (f" ({plan.hours_left / 24:,.0f} days)" if plan.hours_left > 48 else "")
@@ -161,5 +172,6 @@ def plan_text(target: str, plan: Plan, processor: str) -> str:
             f"{target}: {total} trainings, {trained} done, {total - trained} left: about {time},",
             f"one at a time on {processor}.",
             f"Download {plan.download / 1e9:.1f} GB, disk {plan.disk / 1e9:.1f} GB more. Evaluation comes on top.",
+            "Memory is that of weights, gradients and moments; activations, which grow with the batch, come on top.",
         ]
     )

@@ -15,10 +15,10 @@ import torch
 
 from omniad.config import RunSettings
 from omniad.data.packs import open_pack
-from omniad.data.weights import weights_file
+from omniad.data.weights import name_hash, start_file, weights_file
 from omniad.devices import is_out_of_memory, pick_device
 from omniad.errors import UserError
-from omniad.files import sha256_file
+from omniad.files import sha256_file, sweep
 from omniad.locks import locked
 from omniad.models import Method, build_model, save_model
 from omniad.models.encoder import load_weights
@@ -66,6 +66,7 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
         training = Training(model, settings, pack, seed, device, state, stop)
         if not training.is_finished:
             remove_trained(out)  # of earlier weights; before the settings are written, so that nothing is between two
+        sweep(out)
         save_run_settings(settings, out)
         training.position.wall_s += time.monotonic() - clock
         training.run()
@@ -87,7 +88,7 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
 
 
 def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tuple[Method, dict[str, str]]:
-    """A fresh model with its encoder's weights, and what is to be recorded about those."""
+    """A fresh model with the weights that it starts from, and what is to be recorded about those."""
     model = build_model(settings.model)
     model.seed_draws(seed)
     weights = {"kind": settings.model.encoder_weights}
@@ -95,6 +96,10 @@ def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tu
     if file is not None:
         load_weights(model.encoder, file)
         weights |= {"file": file.name, "sha256": sha256_file(file)}
+    start = start_file(settings.model, settings.data)
+    if start is not None:
+        model.load_start(start)
+        weights |= {"start_file": start.name, "start_sha256": name_hash(start.name)}
     return model.to(device), weights
 
 

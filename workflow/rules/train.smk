@@ -7,10 +7,11 @@ def weights_input(wildcards):
     """Published weights are fetched; others come with a package or are the user's own file."""
     model = settings_of(wildcards).model
     try:
-        path = weights_path(model, settings.data)
+        paths = weights_paths(model, settings.data)
     except UserError as error:
         raise WorkflowError(str(error)) from None
-    return f"{PREPARED}/weights/{path.name}.json" if is_fetched(model) else []
+    fetched = {file.path for file in weight_files(settings.data).values()}
+    return [f"{PREPARED}/weights/{path.name}.json" for path in paths if path in fetched]
 
 
 def textures_input(wildcards):

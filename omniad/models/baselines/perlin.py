@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from omniad.data.folders import LeftOut, images_in
+from omniad.data.images import decode_image
 from omniad.data.packs import normalise
 from omniad.errors import UserError
 
@@ -61,13 +63,14 @@ def textures_of_folder(folder: str, count: int, size: tuple[int, int], generator
     files = _image_files(folder)
     picked = [files[int(torch.randint(len(files), (), generator=generator))] for _ in range(count)]
     shape = (size[1], size[0])
-    arrays = [np.asarray(Image.open(file).convert("RGB").resize(shape, Image.Resampling.BILINEAR)) for file in picked]
+    images = [decode_image(file, upright=False).resize(shape, Image.Resampling.BILINEAR) for file in picked]
+    arrays = [np.asarray(image) for image in images]
     return normalise(np.stack(arrays))
 
 
 @lru_cache(maxsize=2)
 def _image_files(folder: str) -> list[Path]:
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    files = images_in(Path(folder), LeftOut()) if Path(folder).is_dir() else []
     if not files:
         raise UserError(
             f"training.textures: no images in {folder}; `omniad fetch dtd` and `omniad extract dtd` bring them, or set "

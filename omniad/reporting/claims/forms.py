@@ -40,7 +40,7 @@ class Difference(Section):
 class Above(Section):
     form: Literal["above"]
     row: str
-    than: list[str] = Field(default=[], description="empty: all other rows of the data set")
+    than: list[str] = Field(default=[], description="empty: all other rows of the data set and of the row's group")
     columns: list[str]
     at_least: int = Field(default=0, description="of the columns; 0: all")
     ties: bool = Field(default=False, description="equal is enough")

@@ -61,7 +61,9 @@ def _needed(estimate: Estimate | None) -> Estimate:
 
 def _above(source: Source, check: Above, column: str) -> Part:
     own = _needed(source.get(check.row, column))
-    labels = check.than or [label for label in source.rows() if label != check.row]
+    rows = source.rows()
+    group = rows[check.row].group
+    labels = check.than or [label for label in rows if label != check.row and rows[label].group == group]
     others = [other for other in (source.get(label, column) for label in labels) if other is not None]
     if not others:
         raise Absent(NOT_PRINTED)

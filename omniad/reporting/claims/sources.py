@@ -54,7 +54,7 @@ class Source:
             self.unlike |= {ours.unlike} - {""}
             self.one_seed |= measured.std is None
             return Estimate(measured.mean, measured.n, measured.std)
-        if ours and row.target == (self.table.name if self.table else ""):
+        if ours and row.own:
             raise Absent(NOT_RUN)
         self.from_print.add(label)
         return Estimate(printed.value, rounding=printed.rounding) if printed else None
