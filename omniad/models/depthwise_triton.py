@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-ROWS, CHANNELS = 64, 32  # positions and channels that one program works on
+ROWS, CHANNELS = 32, 32  # positions and channels that one program works on
+WEIGHT_ROWS = 128  # the same for the weights' gradients, of which each program writes a share
 TAPS = 25 + 9 + 2  # of a channel: weights of 5x5 and of 3x3, two biases
 
 
@@ -46,18 +47,19 @@ class KernelDepthwisePair(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight3, weight5 = ctx.saved_tensors
         up3, up5 = (gradient.contiguous() for gradient in gradients)
-        grid, d = _grid(x), x.shape[2]
+        d = x.shape[2]
         dx = torch.empty_like(x)
-        _gradient_of_input[grid](up3, up5, weight3, weight5, dx, *ctx.size, d, ROWS, CHANNELS)
+        _gradient_of_input[_grid(x)](up3, up5, weight3, weight5, dx, *ctx.size, d, ROWS, CHANNELS)
+        grid = _grid(x, WEIGHT_ROWS)
         parts = x.new_empty(grid[1], grid[0], TAPS, d, dtype=torch.float32)  # one a program, added up below
-        _gradient_of_weights[grid](x, up3, up5, parts, *ctx.size, d, TAPS, ROWS, CHANNELS)
+        _gradient_of_weights[grid](x, up3, up5, parts, *ctx.size, d, TAPS, WEIGHT_ROWS, CHANNELS, num_warps=8)
         sums = parts.flatten(0, 1).sum(0)  # (TAPS, D)
         of5, of3 = sums[:25].T.reshape(weight5.shape), sums[25:34].T.reshape(weight3.shape)
         return dx, None, None, of3, sums[35], of5, sums[34]
 
 
-def _grid(x: Tensor) -> tuple[int, int, int]:
-    return triton.cdiv(x.shape[1], ROWS), x.shape[0], triton.cdiv(x.shape[2], CHANNELS)
+def _grid(x: Tensor, rows: int = ROWS) -> tuple[int, int, int]:
+    return triton.cdiv(x.shape[1], rows), x.shape[0], triton.cdiv(x.shape[2], CHANNELS)
 
 
 @triton.jit
@@ -78,13 +80,14 @@ def _forward(
     there = channels < d
     sum3 = tl.zeros((ROWS, CHANNELS), tl.float32) + tl.load(bias3 + channels, mask=there, other=0.0)[None, :]
     sum5 = tl.zeros((ROWS, CHANNELS), tl.float32) + tl.load(bias5 + channels, mask=there, other=0.0)[None, :]
-    for i in tl.static_range(5):
+    for i in range(5):  # not unrolled: all its loads at once would fill the registers
         for j in tl.static_range(5):
             places, inside = _neighbours(rows, channels, i - 2, j - 2, h, w, d)
             value = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
             sum5 += value * tl.load(weight5 + channels * 25 + i * 5 + j, mask=there, other=0.0)[None, :]
-            if i > 0 and i < 4 and j > 0 and j < 4:
-                sum3 += value * tl.load(weight3 + channels * 9 + i * 3 + j - 4, mask=there, other=0.0)[None, :]
+            if j % 4 > 0:  # inside of 3x3, if i is too
+                narrow = there & (i % 4 > 0)
+                sum3 += value * tl.load(weight3 + channels * 9 + i * 3 + j - 4, mask=narrow, other=0.0)[None, :]
     places, inside = _neighbours(rows, channels, 0, 0, h, w, d)
     tl.store(out3 + places, sum3.to(out3.dtype.element_ty), mask=inside)
     tl.store(out5 + places, sum5.to(out5.dtype.element_ty), mask=inside)
@@ -99,14 +102,15 @@ def _gradient_of_input(
     channels = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     there = channels < d
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
-    for i in tl.static_range(5):
+    for i in range(5):
         for j in tl.static_range(5):
             places, inside = _neighbours(rows, channels, 2 - i, 2 - j, h, w, d)
             value = tl.load(up5 + places, mask=inside, other=0.0).to(tl.float32)
             total += value * tl.load(weight5 + channels * 25 + i * 5 + j, mask=there, other=0.0)[None, :]
-            if i > 0 and i < 4 and j > 0 and j < 4:
-                value = tl.load(up3 + places, mask=inside, other=0.0).to(tl.float32)
-                total += value * tl.load(weight3 + channels * 9 + i * 3 + j - 4, mask=there, other=0.0)[None, :]
+            if j % 4 > 0:  # inside of 3x3, if i is too
+                narrow = there & (i % 4 > 0)
+                value = tl.load(up3 + places, mask=inside & narrow[None, :], other=0.0).to(tl.float32)
+                total += value * tl.load(weight3 + channels * 9 + i * 3 + j - 4, mask=narrow, other=0.0)[None, :]
     places, inside = _neighbours(rows, channels, 0, 0, h, w, d)
     tl.store(dx + places, total.to(dx.dtype.element_ty), mask=inside)
 
@@ -123,12 +127,12 @@ def _gradient_of_weights(
     places, inside = _neighbours(rows, channels, 0, 0, h, w, d)
     given3 = tl.load(up3 + places, mask=inside, other=0.0).to(tl.float32)
     given5 = tl.load(up5 + places, mask=inside, other=0.0).to(tl.float32)
-    for i in tl.static_range(5):
+    for i in range(5):
         for j in tl.static_range(5):
             places, inside = _neighbours(rows, channels, i - 2, j - 2, h, w, d)
             value = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
             tl.store(part + (i * 5 + j) * d, tl.sum(value * given5, 0), mask=there)
-            if i > 0 and i < 4 and j > 0 and j < 4:
-                tl.store(part + (21 + i * 3 + j) * d, tl.sum(value * given3, 0), mask=there)
+            if j % 4 > 0:  # inside of 3x3, if i is too
+                tl.store(part + (21 + i * 3 + j) * d, tl.sum(value * given3, 0), mask=there & (i % 4 > 0))
     tl.store(part + 34 * d, tl.sum(given5, 0), mask=there)
     tl.store(part + 35 * d, tl.sum(given3, 0), mask=there)
