@@ -127,9 +127,8 @@ def _evaluate_draws(
     masks, published = pack.masks(members), pack.masks(members, PUBLISHED)
     labels, names = rows["label"].to_numpy(), rows["image"].tolist()
     maps, results = np.empty(0), []
-    for draw in reversed(
-        range(model.evaluated_draws if model.draws else 1)
-    ):  # the first draw last, so that its maps are the ones left
+    draws = model.evaluated_draws if model.draws else 1
+    for draw in reversed(range(draws)):  # the first draw last, so that its maps are the ones left
         model.seed_draws(draw)
         del maps  # before the next ones are made
         maps, scores = compute_maps(model, pack.images, members, settings, batches)
