@@ -20,7 +20,7 @@ KINDS = [
     Kind("fast: patch memory, Lite0, 256 px"),
     *(Kind(f"patch memory, Lite{n}, 256 px", settings={"model": {"encoder": LITE + str(n)}}) for n in (1, 2)),
     *(Kind(f"patch memory, Lite0, {size} px", settings={"data": {"image_size": size}}) for size in (128, 192)),
-    *(Kind(f"patch memory of {k:,}, Lite0, 256 px", settings={"model": {"memory": k}}) for k in (2500, 40_000)),
+    *(Kind(f"patch memory of {k:,}, Lite0, 256 px", settings={"model": {"memory": k}}) for k in (5000, 10_000)),
     Kind("PatchCore, Lite0, 256 px", method="patchcore"),
     Kind("PaDiM, Lite0, 256 px", method="padim"),
     Kind("Omni-AD, Lite0, 128 px", method="omni-ad", settings={"data": {"image_size": 128}}),

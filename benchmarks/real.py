@@ -18,6 +18,7 @@ from statistics import mean, stdev
 from detectors import SEVEN, Kind, Result, machine, measure
 
 from omniad.config import CONFIG_FOLDER, SourceSettings
+from omniad.data.folders import LeftOut
 from omniad.data.layouts import mvtec
 
 KINDS = [Kind("fast: patch memory, Lite0"), Kind("PatchCore, Lite0", method="patchcore")]
@@ -73,7 +74,7 @@ def unofficial_counts(folder: Path) -> list[str]:
             official[line["class"], _kind(line["split"], line["defect"])] += int(line["images"])
     here = Counter(
         (record.class_, _kind(record.split, record.defect))
-        for record in mvtec.read(SourceSettings(title="MVTec-AD", layout="mvtec", folder=str(folder)))
+        for record in mvtec.read(SourceSettings(title="MVTec-AD", layout="mvtec", folder=str(folder)), LeftOut())
     )
     sentences = []
     for name in sorted({name for name, _ in here}):

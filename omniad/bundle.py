@@ -17,15 +17,16 @@ from pathlib import Path, PurePosixPath
 
 from omniad.data.extract import extract
 from omniad.errors import UserError
-from omniad.files import atomic_write, cannot_write, sha256_file
+from omniad.files import atomic_write, cannot_write, read_text, reading, sha256_file
 from omniad.reporting.costs import spent
 from omniad.reporting.records import record, versions
 from omniad.runs.artifacts import example_files, read_curves, read_epochs, read_examples, read_history, read_scores
 from omniad.runs.files import CONFIG, CURVES, EPOCHS, EXAMPLES, HISTORY, METRICS, MODEL, PROVENANCE, SCORES, run_name
 from omniad.runs.finished import FinishedRun, finished_runs
-from omniad.runs.measurements import collect
+from omniad.runs.measurements import check_means, collect
 from omniad.runs.provenance import load_run_settings, read_provenance
 from omniad.runs.weights import measured_others
+from omniad.wording import shown
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -121,19 +122,19 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 def _check_files(archive: Path, folder: Path) -> None:
     """Exactly the files that the manifest lists, all of kinds that a run has, each with its hash."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    with reading(archive, f"not a bundle of `omniad bundle`: no readable {MANIFEST}"):
+        if not (folder / MANIFEST).is_file():
+            raise ValueError("it is not there")
+        manifest = json.loads(read_text(folder / MANIFEST))
         listed = dict(manifest["files"])
         if manifest["format"] != FORMAT:
-            raise UserError(f"{archive}: a bundle of format {manifest['format']}; this version reads {FORMAT}")
-    except (OSError, KeyError, TypeError, ValueError):
-        raise UserError(f"{archive}: not a bundle of `omniad bundle`: no readable {MANIFEST}") from None
+            raise UserError(f"{archive}: a bundle of format {shown(manifest['format'])}; this version reads {FORMAT}")
     found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
     strange = sorted(name for name in found | set(listed) if not MEMBER.fullmatch(name))
     if strange:
-        raise UserError(f"{archive}: holds '{strange[0]}', which is no file of a run; nothing was kept")
+        raise UserError(f"{archive}: holds {shown(strange[0])}, which is no file of a run; nothing was kept")
     if found != set(listed):
-        raise UserError(f"{archive}: '{min(found ^ set(listed))}' is not both listed and there; nothing was kept")
+        raise UserError(f"{archive}: {shown(min(found ^ set(listed)))} is not both listed and there; nothing was kept")
     for name, sha256 in listed.items():
         if sha256_file(folder / name) != sha256:
             raise UserError(f"{archive}: '{name}' is not what was bundled (its sha256 differs); nothing was kept")
@@ -142,7 +143,6 @@ def _check_files(archive: Path, folder: Path) -> None:
 def _check_runs(archive: Path, folder: Path) -> None:
     """Every run is what its folder's name says, and its metrics are metrics."""
     runs = finished_runs(folder)
-    collect(runs)
     names = {PurePosixPath(*file.relative_to(folder).parts[:4]) for file in folder.glob("runs/*/*/seed*/*")}
     complete = {PurePosixPath(run.folder.relative_to(folder).as_posix()) for run in runs}
     if names != complete or not runs:
@@ -153,12 +153,17 @@ def _check_runs(archive: Path, folder: Path) -> None:
                 f"{archive}: {run.dataset}/{run.run} says in its config.yaml that it is "
                 f"{run.settings.dataset}/{run.settings.run}; nothing was kept"
             )
+        check_means(collect([run]))
         _check_readable(run)
         recorded = run.provenance.get("model_sha256")
         weights = run.folder / MODEL
         changed = recorded and weights.is_file() and sha256_file(weights) != recorded
         if changed or measured_others(run.folder, run.provenance, thorough=True):
             raise UserError(f"{archive}: the weights of {run.dataset}/{run.run} are not those that were evaluated")
+        if weights.is_file():
+            from omniad.models import load_model  # torch takes seconds, which the other refusals need not wait for
+
+            load_model(run.folder)  # they are those of its config.yaml, finite, and no code is in them
 
 
 def _check_readable(run: FinishedRun) -> None:
@@ -168,14 +173,10 @@ def _check_readable(run: FinishedRun) -> None:
     for file in example_files(run.folder):
         read_examples(file)
     read_epochs(run.folder, "exact")
-    try:
+    with reading(run.folder / PROVENANCE, "not what `omniad train` writes; nothing was kept"):
         record(run, run.folder)
         spent([run])
         versions([run])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{run.folder.name}/provenance.json: not what `omniad train` writes; nothing was kept"
-        ) from None
 
 
 def _move(folder: Path, results: Path) -> list[str]:

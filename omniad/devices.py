@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     import torch
 
+# What `nvidia-smi --list-gpus` writes of a GPU, and below it of each of its slices.
+GPU_LINE = re.compile(r"^GPU \d+:.*\(UUID: (GPU-[^)]+)\)", re.MULTILINE)
+MIG_LINE = re.compile(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)", re.MULTILINE)
 log = logging.getLogger(__name__)
 
 # Open files hold the locks: the kernel drops them when the process ends, even by kill -9.
@@ -85,14 +89,32 @@ def count_gpus() -> int:
         answer = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    found = sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if answer.returncode == 0 else 0
+    text = answer.stdout if answer.returncode == 0 else ""
+    gpus, slices = GPU_LINE.findall(text), MIG_LINE.findall(text)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if visible is None else min(found, _count_visible(visible, found))
+    seen = len(gpus) if visible is None else _count_visible(visible, gpus, slices)
+    return min(seen, 1) if slices else seen  # a process uses one slice (MIG) at most, whichever it is given
 
 
-def _count_visible(visible: str, found: int) -> int:
-    """Entries of CUDA_VISIBLE_DEVICES before the first that names no GPU: CUDA ignores that one and all behind it."""
-    for position, name in enumerate(map(str.strip, visible.split(","))):
-        if not name or name.startswith("-") or (name.isdecimal() and int(name) >= found):
-            return position
-    return visible.count(",") + 1
+def _count_visible(visible: str, gpus: list[str], slices: list[str]) -> int:
+    """How many devices CUDA makes of CUDA_VISIBLE_DEVICES.
+
+    Entries count up to the first that names no device (-1, NoDevFiles, an unknown UUID). A device that is named twice,
+    or a UUID's beginning that several have, leaves none at all.
+
+    Args:
+        visible: numbers, or beginnings of UUIDs: "GPU-...", "MIG-...".
+        gpus, slices: UUIDs in CUDA's order.
+    """
+    named: list[str] = []
+    for name in map(str.strip, visible.split(",")):
+        if name.isdecimal():
+            found = gpus[int(name) : int(name) + 1] if len(name) < 10 else []
+        else:
+            found = [uuid for uuid in (*gpus, *slices) if name.startswith(("GPU-", "MIG-")) and uuid.startswith(name)]
+        if not found:
+            break
+        if len(found) > 1 or found[0] in named:
+            return 0
+        named += found
+    return len(named)

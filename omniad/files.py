@@ -18,6 +18,7 @@ from omniad.errors import UserError
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # names of `tempfile`, as `atomic_write` asks for them
 REASON = 200  # characters of an error's text in a message, at most
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 MOST_TEXT = 2**28  # bytes of a text file that is read whole
 
 
@@ -88,7 +89,7 @@ def reading(file: str | Path, problem: str) -> Iterator[None]:
 def in_one_line(error: BaseException | str) -> str:
     """A text, an error's, or its kind where it has none, in one line of at most REASON printable characters."""
     text = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)[: 4 * REASON]).split())
-    return (text or type(error).__name__)[:REASON]
+    return text[:REASON] if text or isinstance(error, str) else type(error).__name__
 
 
 def read_text(file: str | Path, most: int = MOST_TEXT) -> str:
@@ -117,12 +118,29 @@ def read_csv(file: str | Path, columns: Iterable[str]) -> list[dict[str, str]]:
     return found
 
 
-def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as a CSV file; a missing or None value is an empty field."""
+def write_csv(
+    path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], for_people: bool = False
+) -> None:
+    """Write rows as a CSV file; a missing or None value is an empty field.
+
+    Args:
+        for_people: they may open it in a spreadsheet, so an apostrophe is put before a text that would be a formula
+            there. Numbers, and files that programs read, stay as they are.
+    """
     with atomic_write(path) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _no_formula(value) for key, value in row.items()} if for_people else row for row in rows)
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import fcntl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from omniad.config import Settings
 from omniad.errors import UserError
-from omniad.files import read_text
 from omniad.runs.files import LOCK, METRICS, MODEL, PROGRESS, RunName
+from omniad.runs.progress import ProgressNote, read_progress
 from omniad.runs.provenance import read_provenance
 from omniad.runs.targets import target_names
 from omniad.runs.weights import measured_others
@@ -48,7 +44,7 @@ def run_statuses(settings: Settings, target: str) -> Iterator[RunStatus]:
 
 
 def _status(name: RunName, folder: Path, logs: Path, jobs: Mapping[str, SlurmJob]) -> RunStatus:
-    progress = _read_progress(folder / PROGRESS)
+    progress = read_progress(folder)
     training = jobs.get(step_name("train", name.dataset, name.run, str(name.seed)))
     if _locked(folder / LOCK) or (training and not training.waits):
         return RunStatus(folder, "running", _in_a_row(_position(progress), _left(progress), _job(training)))
@@ -103,28 +99,7 @@ def _locked(file: Path) -> bool:
     return False
 
 
-class _Progress(BaseModel):
-    """What is shown of progress.json."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-    epoch: int = Field(ge=0, le=10**9)
-    epochs: int = Field(ge=0, le=10**9)
-    step: int = Field(default=0, ge=0)
-    prepared: float | None = Field(default=None, ge=0, le=1)
-    left_s: float | None = Field(default=None, ge=0, le=1e12)
-    updated: Annotated[datetime.datetime, Field(strict=False)]
-
-
-def _read_progress(file: Path) -> _Progress | None:
-    """None when there is none, or not one that a training wrote."""
-    try:
-        return _Progress.model_validate_json(read_text(file, 100_000))
-    except (OSError, ValueError):
-        return None
-
-
-def _position(progress: _Progress | None) -> str:
+def _position(progress: ProgressNote | None) -> str:
     if progress is None:
         return ""
     if progress.prepared is not None and not progress.step:
@@ -132,13 +107,11 @@ def _position(progress: _Progress | None) -> str:
     return f"epoch {progress.epoch} of {progress.epochs}"
 
 
-def _left(progress: _Progress | None) -> str:
+def _left(progress: ProgressNote | None) -> str:
     """Time left, counted from when the progress was written."""
     if progress is None or progress.left_s is None:
         return ""
-    written = progress.updated if progress.updated.tzinfo else progress.updated.replace(tzinfo=datetime.UTC)
-    age = datetime.datetime.now(datetime.UTC) - written
-    return f"about {duration(max(0.0, progress.left_s - age.total_seconds()))} left"
+    return f"about {duration(max(0.0, progress.left_s - progress.age_s))} left"
 
 
 def _job(job: SlurmJob | None) -> str:

@@ -48,7 +48,7 @@ def test_a_full_size_feature_has_1024_values():
     with torch.device("meta"):
         model = build_model(ModelSettings(method="patchcore", encoder="wide_resnet50_2"))
     assert isinstance(model, PatchCore)
-    assert model.memory.entries.shape == (10_000, 1024)
+    assert model.memory.entries.shape == (20_000, 1024)
 
 
 def test_the_map_is_the_squared_distance_to_the_memory():

@@ -3,29 +3,44 @@
 import hashlib
 import io
 import json
+import math
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from detector_runs import TINY
 from reporting_results import paper_settings, write_examples, write_run
 
 from omniad.bundle import bundle, unbundle
 from omniad.cli import main
+from omniad.config import run_settings
 from omniad.errors import UserError
+from omniad.files import sha256_file
+from omniad.models import build_model, save_model
 from omniad.reporting.report import write_report
+from omniad.runs.artifacts import write_curves, write_scores
+from omniad.runs.measurements import write_metrics
+from omniad.runs.provenance import save_run_settings
+
+VALUES = {"P-AP": 0.5, "mAD": 0.75}
+METRICS = [(metric, definition, value) for metric, value in VALUES.items() for definition in ("exact", "published")]
 
 
 @pytest.fixture
 def run(tmp_path) -> Path:
     """A finished run with everything that it may hold, and what training keeps for itself."""
-    folder = write_run(paper_settings(tmp_path / "home"), "mvtec", "default", 0, {"P-AP": 0.5, "mAD": 0.75})
+    folder = write_run(paper_settings(tmp_path / "home"), "mvtec", "default", 0, VALUES)
+    write_metrics(folder, [(name, *line, "", math.nan) for name in ("screw", "mean") for line in METRICS])
     write_examples(folder, "bottle")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    settings = paper_settings(tmp_path / "home", model=TINY.model.model_dump())
+    save_run_settings(run_settings(settings, "mvtec", "default"), folder)
+    save_model(build_model(TINY.model), TINY.model, folder / "model.safetensors")
     (folder / "history.csv").write_text("epoch,loss\n1,2.5\n")
     np.savez(folder / "curves.npz", allow_pickle=False, **{"bottle/pro": np.zeros((2, 3), np.float32)})
     provenance = json.loads((folder / "provenance.json").read_text())
-    provenance["model_sha256"] = hashlib.sha256(b"weights").hexdigest()
+    provenance["model_sha256"] = sha256_file(folder / "model.safetensors")
     (folder / "provenance.json").write_text(json.dumps(provenance))
     (folder / "state").mkdir()
     (folder / "state" / "last.pt").write_bytes(b"private")
@@ -107,6 +122,23 @@ def pickled() -> bytes:
     return buffer.getvalue()
 
 
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def empty_examples() -> bytes:
+    """An example of 0 by 0 pixels."""
+    facts = {"kind": np.array(["miss"]), "image": np.array(["a.png"]), "label": np.array([1]), "score": np.ones(1)}
+    images, masks, maps = (
+        np.zeros((1, 0, 0, 3), np.uint8),
+        np.zeros((1, 0, 0), np.uint8),
+        np.zeros((1, 0, 0), np.float16),
+    )
+    return npz(images=images, masks=masks, maps=maps, **facts)
+
+
 def inflated() -> bytes:
     """An archive that says of itself that it unpacks to more than 2 GiB."""
     buffer = io.BytesIO()
@@ -132,8 +164,25 @@ def inflated() -> bytes:
         (BASE + "config.yaml", b"!!python/object/apply:os.system [touch pwned]", "not valid YAML"),
         (BASE + "config.yaml", b"dataset: visa", "config.yaml"),
         (BASE + "provenance.json", b"[1]", "not a JSON object"),
-        (BASE + "provenance.json", b'{"training": 5}', "not what `omniad train` writes"),
+        (BASE + "provenance.json", b'{"training": 5}', "'training': Input should be"),
         (BASE + "metrics.csv", b"class,metric,definition,value,reason\nmean,mAD,exact,7,\n", "not in \\[0, 1\\]"),
+        (BASE + "metrics.csv", b"class,metric,definition,value,reason\na,magic,exact,1,\n", "unknown metric 'magic'"),
+        (BASE + "metrics.csv", b"class,metric,definition,value,reason\na,mAD,mine,1,\n", "unknown .*definition 'mine'"),
+        (BASE + "metrics.csv", b"class,metric,definition,value,reason\nmean,mAD,exact,1,\n", "no mean, or no class"),
+        (
+            BASE + "metrics.csv",
+            b"class,metric,definition,value,reason\na,mAD,exact,0.5,\nb,mAD,exact,0.7,\nmean,mAD,exact,0.9,\n",
+            "the mean of mAD .exact. is 0.900000, but of its classes 0.600000",
+        ),
+        (
+            BASE + "metrics.csv",
+            b"class,metric,definition,value,reason\na,mAD,exact,,no\nb,mAD,exact,0.7,\nmean,mAD,exact,0.7,\n",
+            "of its classes nan",
+        ),
+        (BASE + "scores.csv", b"image,class,label,score\na.png,a,1,nan\n", "nan is not finite"),
+        (BASE + "curves.npz", npz(**{"a/pro": np.zeros((2, 0), np.float32)}), "no x and y of a curve"),
+        (BASE + "curves.npz", npz(**{"a/pro": np.full((2, 3), np.nan, np.float32)}), r"not in \[0, 1\]"),
+        (BASE + "examples/bottle.npz", empty_examples(), "images that are not square, empty"),
         (BASE + "model.safetensors", b"other weights", "not those that were evaluated"),
     ],
 )
@@ -179,3 +228,64 @@ def test_a_run_by_hand_has_its_seed_from_its_record(run, tmp_path):
     (run / "provenance.json").write_text(json.dumps(provenance | {"seed": 7}))
     moved = run.rename(tmp_path / "my_run")
     assert bundle([moved], tmp_path / "b.zip") == ["mvtec/default/seed7"]
+
+
+def test_weights_are_opened_and_compared_with_the_configuration(run, tmp_path):
+    def other_weights(files: dict[str, bytes]) -> None:
+        model = TINY.model.model_copy(update={"tokens": 9})
+        save_model(build_model(model), model, tmp_path / "other.safetensors")
+        files[BASE + "model.safetensors"] = (tmp_path / "other.safetensors").read_bytes()
+        del_hash(files)
+
+    def no_weights(files: dict[str, bytes]) -> None:
+        files[BASE + "model.safetensors"] = b"no weights at all"
+        del_hash(files)
+
+    def del_hash(files: dict[str, bytes]) -> None:
+        facts = json.loads(files[BASE + "provenance.json"])
+        del facts["model_sha256"]
+        files[BASE + "provenance.json"] = json.dumps(facts).encode()
+
+    for change, told in ((other_weights, "not the model in model.safetensors"), (no_weights, "damaged, or not a file")):
+        with pytest.raises(UserError, match=told):
+            unbundle(repack(run, tmp_path, change), tmp_path / "away")
+    assert contents(tmp_path / "away") == {}
+
+
+HOSTILE = "$_$ =1+1 <script>alert(1)</script> [x](javascript:alert(1)) `|\\"
+
+
+def test_whatever_is_accepted_is_reported(run, tmp_path):
+    """Dollars, formulas, markup and links in every text that a stranger may write."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["source"]["title"] = config["note"] = HOSTILE
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    facts = json.loads((run / "provenance.json").read_text())
+    facts |= {"commit": HOSTILE, "hardware": {"cpu": HOSTILE, "threads": 2}, "versions": {HOSTILE: HOSTILE}}
+    facts["training"] |= {"started": HOSTILE}
+    (run / "provenance.json").write_text(json.dumps(facts))
+    write_metrics(run, [(name, *line, HOSTILE, math.nan) for name in (HOSTILE, "mean") for line in METRICS])
+    write_scores(run, [(HOSTILE, HOSTILE, 0, 0.25), (HOSTILE, HOSTILE, 1, 0.75)])
+    write_curves(run, {HOSTILE.replace("/", ""): {"pro": np.zeros((2, 1)), "image_pr": np.ones((2, 2))}})
+    bundle([run], tmp_path / "b.zip")
+    unbundle(tmp_path / "b.zip", tmp_path / "away")
+    report = write_report(paper_settings(tmp_path / "away"))
+    for text in (report.read_text(), report.with_suffix(".html").read_text()):
+        assert "<script>alert" not in text
+        assert "mvtec" in text and "75.0" in text and "Left out" not in text
+    assert "](javascript" not in report.read_text().replace("\\](javascript", "")
+    assert 'href="javascript' not in report.with_suffix(".html").read_text()
+
+
+def test_a_run_that_cannot_be_read_is_left_out_and_all_others_are_reported(run, tmp_path):
+    home = paper_settings(tmp_path / "home")
+    bad = write_run(home, "mvtec", "default", 1, VALUES)
+    (bad / "history.csv").write_text("epoch,loss\n1,nan\n")
+    (run / "examples" / "bottle.npz").write_bytes(empty_examples())
+    (run / "scores.csv").write_text("image,class,label,score\na,b,7,0.5\n")
+    text = (report := write_report(home)).read_text()
+    assert "seed1/history.csv: not written by `omniad train`" in text
+    assert "75.0" in text
+    assert "Left out: " in text and "scores.csv: not written by `omniad evaluate`" in text
+    html = report.with_suffix(".html").read_text()
+    assert "bottle.npz: not written by `omniad evaluate`" in html

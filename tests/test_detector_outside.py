@@ -14,6 +14,7 @@ import yaml
 from detector_runs import TINY, no_speed_test, write_image, write_images
 
 from omniad.detector.fit import fit
+from omniad.detector.presets import Chosen
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -79,6 +80,11 @@ def test_what_needs_a_checkout_says_so_in_one_line(installed, tmp_path):
     assert str(installed) not in answer.stderr
 
 
+def test_presets_come_with_the_package(installed, tmp_path):
+    answer = call(installed, tmp_path, "settings", "--preset", "fast")
+    assert yaml.safe_load(answer.stdout)["model"]["method"] == "patch-memory"
+
+
 def test_importing_omniad_imports_nothing_heavy(installed, tmp_path):
     code = "import omniad, sys; print(omniad.__file__, 'torch' in sys.modules, 'numpy' in sys.modules)"
     _, environment = command(installed)
@@ -92,7 +98,7 @@ def test_the_five_lines_of_the_readme(tmp_path, monkeypatch, capsys):
     (block,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     assert len(list(filter(None, block.splitlines()))) == 5
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("omniad.detector.fit.load_settings", lambda: TINY)
+    monkeypatch.setattr("omniad.detector.fit.choose", lambda *_: Chosen(TINY, 5000, "a tiny model"))
     monkeypatch.setattr("omniad.detector.fit.EPOCHS", (1, 2))
     write_images(Path("bolts/good"), 8)
     write_images(Path("new_images"), 3)

@@ -95,5 +95,10 @@ def test_fit_is_fast_by_default_and_finds_a_defect(tmp_path, caplog):
     Image.fromarray(pixels).save(tmp_path / "test/spoiled.png")
     good, spoiled = Detector(tmp_path / "run", "cpu").predict(tmp_path / "test")
     assert (good.verdict, spoiled.verdict) == ("good", "anomalous")
+    detector = Detector(tmp_path / "run", "cpu")
+    assert detector.threshold is not None
+    outlined = spoiled.map - detector.expected > detector.threshold  # the overlay's white line is around it
+    assert outlined[16:48, 16:48].any()
+    assert not (good.map - detector.expected > detector.threshold).any()
     assert spoiled.map[16:48, 16:48].mean() > spoiled.map.mean()
     assert json.loads((tmp_path / "run/threshold.json").read_text())["images"] == 8

@@ -45,15 +45,59 @@ def test_two_processes_never_share_a_device_and_a_killed_one_frees_it(tmp_path):
 
 
 def test_gpus_are_counted_as_listed_and_as_visible(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: X (UUID: GPU-1)'\necho 'GPU 1: X (UUID: GPU-2)'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    fake_nvidia_smi(tmp_path, monkeypatch, ["GPU 0: X (UUID: GPU-1)", "GPU 1: X (UUID: GPU-2)"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert devices.count_gpus() == 2
     for visible, expected in [("1", 1), ("", 0), ("0,1", 2), ("-1", 0), ("1,-1", 1), ("0,5", 1), ("GPU-2", 1)]:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert devices.count_gpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("NoDevFiles", 0),
+        ("none", 0),
+        ("0,NoDevFiles,1", 1),
+        ("0,0", 0),  # a device twice
+        ("0,1,0", 0),
+        ("GPU-aa1,GPU-aa1", 0),
+        ("GPU-aa", 0),  # the beginning of two
+        ("GPU-b", 1),
+        ("GPU-b,GPU-zz", 1),  # an unknown one ends the list
+        ("GPU-zz,GPU-b", 0),
+        (" 1 , 2 ", 2),
+        ("9" * 30, 0),
+        ("x,0", 0),
+        (",0", 0),
+    ],
+)
+def test_visible_gpus_are_counted_as_cuda_does(tmp_path, monkeypatch, visible, expected):
+    gpus = ["GPU-aa1", "GPU-aa2", "GPU-b1"]
+    fake_nvidia_smi(tmp_path, monkeypatch, [f"GPU {number}: X (UUID: {uuid})" for number, uuid in enumerate(gpus)])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.count_gpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, 1), ("MIG-1", 1), ("MIG-1,MIG-2", 1), ("MIG-9", 0), ("MIG-", 0), ("0", 1), ("", 0), ("NoDevFiles", 0)],
+)
+def test_a_process_uses_one_slice_of_a_gpu(tmp_path, monkeypatch, visible, expected):
+    slices = [f"  MIG 1g.10gb     Device  {number}: (UUID: MIG-{number + 1})" for number in range(2)]
+    fake_nvidia_smi(tmp_path, monkeypatch, ["GPU 0: X (UUID: GPU-1)", *slices])
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.count_gpus() == expected
+
+
+def fake_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    tool = folder / "nvidia-smi"
+    tool.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
 
 
 def test_without_the_driver_there_is_no_gpu(tmp_path, monkeypatch):

@@ -2,11 +2,12 @@
 
 import errno
 import hashlib
+import os
 
 import pytest
 
 from omniad.errors import UserError
-from omniad.files import TEMPORARY, atomic_write, sha256_file, sweep
+from omniad.files import TEMPORARY, atomic_write, read_csv, read_text, reading, sha256_file, sweep, write_csv
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -52,6 +53,48 @@ def test_written_files_are_readable_as_others_are(tmp_path):
 def test_sha256_is_the_standard_one(tmp_path):
     (tmp_path / "file").write_bytes(b"abc" * 100_000)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_table_for_people_has_no_formulas_and_one_for_programs_is_exact(tmp_path):
+    rows = [
+        {"text": text, "number": -1.5} for text in ("=1+1", "+a", "-a", "@a", "\t=1", "a=1", "-0.5", "+1e3", "", None)
+    ]
+    write_csv(tmp_path / "people.csv", ["text", "number"], rows, for_people=True)
+    write_csv(tmp_path / "programs.csv", ["text", "number"], rows)
+    shown, exact = (
+        [row["text"] for row in read_csv(tmp_path / name, ["text", "number"])]
+        for name in ("people.csv", "programs.csv")
+    )
+    assert shown == ["'=1+1", "'+a", "'-a", "'@a", "'\t=1", "a=1", "-0.5", "+1e3", "", ""]
+    assert exact == ["=1+1", "+a", "-a", "@a", "\t=1", "a=1", "-0.5", "+1e3", "", ""]
+    assert {row["number"] for row in read_csv(tmp_path / "people.csv", [])} == {"-1.5"}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("a\n\x1b[31mb"), r"x\.csv: not ours \(a \[31mb\)"),
+        (RecursionError(), r"x\.csv: not ours \(RecursionError\)"),
+        (MemoryError(), r"x\.csv: not ours \(MemoryError\)"),
+        (PermissionError(errno.EACCES, "Permission denied"), r"x\.csv: can't be read: Permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), r"x\.csv: no such file"),
+        (UserError("told already"), "told already"),
+    ],
+)
+def test_whatever_a_reader_raises_is_one_line(error, told):
+    with pytest.raises(UserError, match=f"^{told}$"), reading("x.csv", "not ours"):
+        raise error
+
+
+def test_what_is_no_file_or_too_large_is_not_read(tmp_path):
+    with pytest.raises(ValueError, match="not a file"):
+        read_text(tmp_path)
+    (tmp_path / "a").write_text("12345")
+    with pytest.raises(ValueError, match="more than"):
+        read_text(tmp_path / "a", most=4)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="not a file"):  # reading it would wait for ever
+        read_text(tmp_path / "pipe")
 
 
 def test_what_a_killed_write_left_is_swept_and_nothing_else(tmp_path):

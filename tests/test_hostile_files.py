@@ -41,8 +41,9 @@ from omniad.runs.artifacts import (
 )
 from omniad.runs.finished import FinishedRun, read_run
 from omniad.runs.measurements import collect, write_metrics
+from omniad.runs.progress import read_progress
 from omniad.runs.provenance import load_run_settings, read_provenance, write_provenance
-from omniad.status import _left, _position, _read_progress
+from omniad.status import _left, _position
 from omniad.training.state import StateFolder
 
 LONGEST = 3000  # characters of a message
@@ -102,7 +103,7 @@ def _record(file: Path) -> None:
 
 
 def _progress(file: Path) -> None:
-    progress = _read_progress(file)
+    progress = read_progress(file.parent.parent)
     _position(progress), _left(progress)
 
 

@@ -52,9 +52,10 @@ class Classifier(nn.Module):
         super().__init__()
         self.entries = read_entries(weights(name))
         self.encoder = make_encoder(name, 64)
-        load_weights(
-            self.encoder, weights_file(ModelSettings(encoder=name, encoder_weights="imagenet"), DataSettings())
-        )  # type: ignore[arg-type]
+        settings = ModelSettings.model_validate({"encoder": name, "encoder_weights": "imagenet"})
+        file = weights_file(settings, DataSettings())
+        assert file is not None
+        load_weights(self.encoder, file)
         blocks = [block for stage in make_stages(name, 64) for block in stage]
         self.rest = nn.Sequential(*blocks[len(self.encoder.blocks) :])  # type: ignore[arg-type]
         own = self.rest.state_dict()

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from reporting_results import paper_settings, write_run
+from reporting_results import miniature_settings, paper_settings, write_run
 
 from omniad.errors import UserError
 from omniad.job_size import relative_cost
@@ -28,7 +28,7 @@ def test_each_class_is_a_line_and_the_mean_is_the_last(settings, tmp_path):
         with (folder / "metrics.csv").open("a") as file:
             file.write(f"bottle,P-AP,published,{value + 0.1},\nbottle,AU-PRO,published,,no anomalous pixel\n")
     runs = finished_runs(tmp_path)
-    (table,) = class_tables(collect(runs), runs)
+    (table,) = class_tables(settings, collect(runs), runs)
     assert (table.name, table.seeds, table.title) == ("mvtec-default", (0, 1), "MVTec-AD")
     assert [table.head, *table.lines] == [
         ["Class", "P-AP", "AU-PRO"],
@@ -42,6 +42,39 @@ def test_each_class_is_a_line_and_the_mean_is_the_last(settings, tmp_path):
     assert lines["bottle", "AU-PRO", "published"]["reason"] == "no anomalous pixel"
     assert lines["bottle", "P-AP", "published"]["mean"] == "61.0000"
     assert ("mean", "P-AP", "exact") in lines
+
+
+def test_print_stands_beside_each_class_where_there_is_some(settings, tmp_path):
+    """MambaAD's bottle and RD4AD's misprint, as they are printed; neither beside Omni-AD nor beside a miniature."""
+    for run in ("mambaad", "default"):
+        folder = write_run(settings, "mvtec", run, 0, {"I-AUROC": 0.9})
+        with (folder / "metrics.csv").open("a") as file:
+            file.write("bottle,I-AUROC,published,0.987,\nmine,I-AUROC,published,0.5,\n")
+    visa = write_run(settings, "visa", "rd4ad", 0, {"I-AP": 0.9})
+    with (visa / "metrics.csv").open("a") as file:
+        file.write("macaroni1,I-AP,published,0.6,\n")
+    runs = finished_runs(tmp_path)
+    tables = {table.key: table for table in class_tables(settings, collect(runs), runs)}
+    shown: dict = {key: dict(table.lines) for key, table in tables.items()}
+    assert shown["mvtec", "mambaad"] | {"screw": ""} == {
+        "bottle": "98.7 (100.0)", "mine": "50.0", "screw": "", "mean": "90.0"
+    }  # fmt: skip
+    assert shown["mvtec", "default"]["bottle"] == "98.7"
+    assert shown["visa", "rd4ad"]["macaroni1"] == "60.0 (1.5)"
+    assert tables["mvtec", "mambaad"].about_print == "In brackets: what is printed of MambaAD."
+    assert "macaroni1, I-AP: a misprint, probably of 61.5." in tables["visa", "rd4ad"].about_print
+    assert tables["mvtec", "default"].about_print == ""
+    write_classes(tables["mvtec", "mambaad"], tmp_path / "classes.csv")
+    with (tmp_path / "classes.csv").open() as file:
+        printed = {line["class"]: line["printed"] for line in csv.DictReader(file) if line["definition"] == "published"}
+    assert (printed["bottle"], printed["mine"], printed["mean"]) == ("100.0", "", "")
+
+    small = miniature_settings(tmp_path / "small", datasets=["mvtec"])
+    with (write_run(small, "mvtec", "mambaad", 0, {"I-AUROC": 0.9}) / "metrics.csv").open("a") as file:
+        file.write("bottle,I-AUROC,published,0.987,\n")
+    runs = finished_runs(tmp_path / "small")
+    (table,) = class_tables(small, collect(runs), runs)
+    assert dict(table.lines)["bottle"] == "98.7"
 
 
 FACTS = {

@@ -1,14 +1,17 @@
 """report.html: one file without a network, safe against what stands in run folders, and usable in a browser."""
 
+import base64
+import hashlib
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from reporting_results import miniature_settings, write_examples, write_run
 
-from omniad.reporting.render import blocks, inline
+from omniad.reporting.render import blocks, inline, markdown
 from omniad.reporting.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"
@@ -102,6 +105,32 @@ def test_the_oracle_is_labelled_and_of_one_epoch(report):
     # Epoch 10 has the higher mAD, so its I-AUROC 40 stands there though epoch 20's 50 is higher.
     assert re.search(r"<td>10, oracle</td><td>70\.0</td><td>40\.0</td>", row)
     assert re.search(r"<td>20, last</td><td>60\.0</td><td>50\.0</td>", row)
+
+
+def test_the_browser_runs_the_page_s_own_script_and_style_alone(report):
+    """Its content policy names them by hash; the browser test below shows that they still work."""
+    text = report.read_text()
+    assert "unsafe" not in text
+    for tag, kind in (("script", "script-src"), ("style", "style-src")):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        sha256 = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{kind} 'sha256-{sha256}';" in text
+        assert len(content) > 500
+
+
+def test_text_made_safe_for_markdown_is_itself_again_in_html():
+    for text in (
+        "[a](javascript:b)",
+        r"\[a](b.md)",
+        "a | b < c & d",
+        "[a]: javascript:b",
+        "<img src=x>",
+        "\\",
+        "a\\[b",
+    ):
+        assert "<a" not in inline(markdown(text)) and "<img" not in inline(markdown(text))
+        assert unescape(inline(markdown(text))) == text
+    assert "href" not in inline("[e](//example.org/x) [f](/etc/passwd) [g](\\\\host)")
 
 
 def test_our_markdown_becomes_html_and_everything_else_is_escaped():

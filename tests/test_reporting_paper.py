@@ -4,8 +4,9 @@ import pytest
 from reporting_results import SEVEN
 
 from omniad.config import load_settings
+from omniad.data.counts import read_counts
 from omniad.errors import UserError
-from omniad.reporting.paper import PAPER_FOLDER, Printed, read_paper
+from omniad.reporting.paper import CLASS_CELL, PAPER_FOLDER, PER_CLASS_FILE, Printed, read_paper
 
 HEAD = "dataset,row,metric,value,note\n"
 # Rows times columns of the paper's tables; RLR prints 2 of its 8.
@@ -35,6 +36,42 @@ def test_every_printed_number_has_a_cell_in_the_configured_tables(printed):
     for name, table in load_settings().tables.items():
         cells = {(row.dataset, row.label, column) for row in table.rows for column in table.columns}
         assert set(printed[name]) <= cells
+
+
+@pytest.fixture(scope="module")
+def per_class():
+    return read_paper(PAPER_FOLDER / PER_CLASS_FILE, CLASS_CELL)
+
+
+def test_every_class_is_printed_with_seven_metrics(per_class):
+    expected = {
+        (dataset, row, name, metric)
+        for dataset in ("mvtec", "visa")
+        for name in {class_ for class_, _, _ in read_counts(dataset, []) or {}}
+        for row in ("RD4AD", "UniAD", "SimpleNet", "DeSTSeg", "DiAD", "MambaAD", "Dinomaly")
+        for metric in SEVEN
+    }
+    assert set(per_class) == expected
+    assert len(expected) == (15 + 12) * 7 * 7
+
+
+def test_class_means_are_table_1s_where_no_note_says_otherwise(printed, per_class):
+    """Each misprint, put right as its note says, gives Table I's mean, which proves both."""
+    groups: dict[tuple[str, str, str], list[Printed]] = {}
+    for (dataset, row, _, metric), number in per_class.items():
+        groups.setdefault((dataset, row, metric), []).append(number)
+    apart = set()
+    for key, numbers in groups.items():
+        if key not in printed["table1"]:
+            continue
+        values = [
+            float(number.note.rpartition(" ")[2]) if "misprint" in number.note else number.value for number in numbers
+        ]
+        near = abs(sum(values) / len(values) - printed["table1"][key].value) <= 0.11  # both are rounded
+        assert near != any("another run" in number.note for number in numbers), key
+        apart |= set() if near else {key[:2]}
+    assert apart == {("mvtec", "RD4AD"), ("mvtec", "UniAD"), ("visa", "UniAD")}
+    assert sum("misprint" in number.note for number in per_class.values()) == 2
 
 
 def test_every_printed_mad_is_the_mean_of_its_seven_metrics(printed):

@@ -245,8 +245,8 @@ def test_a_run_that_can_not_be_read_is_told_and_the_others_are_shown(tmp_path, c
     html = (tmp_path / "report.html").read_text()
     for folder, what in (
         (foreign, "model.method"),
-        (damaged, "damaged (not a JSON object)"),
-        (wrong, "no metrics in it"),
+        (damaged, "damaged; evaluate the run again, or remove the file"),
+        (wrong, "no column definition"),
     ):
         (line,) = (line for line in text.splitlines() if line.startswith("- ") and str(folder) in line)
         assert what in line and what in html and f"Left out of the report: {folder}" in caplog.text

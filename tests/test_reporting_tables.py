@@ -276,6 +276,8 @@ def test_signed(value, text):
 
 def test_text_is_made_safe_for_markdown_and_latex():
     assert markdown("a|b\nc") == "a\\|b<br>c"
+    assert markdown("[a](javascript:b) <i>") == r"\[a\](javascript:b) &lt;i>"
+    assert markdown(r"\[a](b)") == r"\\\[a\](b)"  # a backslash of theirs does not undo ours
     assert latex("50 % of tokens_16 & {x} \\ #1 ~ ^") == (
         r"50 \% of tokens\_16 \& \{x\} \textbackslash{} \#1 \textasciitilde{} \textasciicircum{}"
     )

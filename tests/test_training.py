@@ -160,7 +160,7 @@ def test_out_of_memory_tells_which_setting_to_lower(run, tmp_path, monkeypatch, 
         raise error
 
     monkeypatch.setattr(omniad.training.loop, "train_step", fail)
-    with pytest.raises(UserError, match=r"out of memory on cpu: lower training.batch_size \(now 3\)"):
+    with pytest.raises(UserError, match=r"out of memory on cpu: a lower training.batch_size \(now 3\)"):
         train(run, 0, tmp_path, CPU)
 
 
@@ -182,6 +182,24 @@ def test_every_block_of_the_decoder_is_compiled(run, monkeypatch):
     model = build_model(run.model.model_copy(update={"depths": [1, 2, 3, 1]}))
     compile_blocks(model, torch.device("cpu"))
     assert [type(block).__name__ for block in compiled] == ["OmniBlock"] * 7
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at an input's, PyTorch warns it
+@pytest.mark.parametrize("variant", ["equations", "released"])
+def test_blocks_are_traced_whole(run, variant):
+    """`fullgraph` refuses what would be left to Python. No code is generated here, which takes minutes."""
+    torch.manual_seed(0)
+    model = build_model(run.model.model_copy(update={"variant": variant, "depths": [1, 2, 1, 1]})).train()
+    features = model.encode(torch.randn(2, 3, 64, 64))
+    losses = []
+    for compiled in (False, True):
+        for block in model.blocks() if compiled else ():
+            block.compile(backend="eager", dynamic=False, fullgraph=True)
+        model.seed_draws(1)
+        torch.manual_seed(1)  # the jitter's
+        losses.append(model.loss(features, run.training, 0.0))
+        losses[-1].backward()
+    torch.testing.assert_close(*losses)
 
 
 def test_without_a_compiler_blocks_stay_as_they_are(run, monkeypatch, caplog):

@@ -5,7 +5,7 @@ import torch
 
 import omniad.training.loop
 from omniad.config import TrainingSettings
-from omniad.models import build_model
+from omniad.models import OmniAD, build_model
 from omniad.training.cuda_graph import WARM_UP, GraphedStep
 from omniad.training.loop import make_step, train_step
 from omniad.training.train import train
@@ -101,6 +101,41 @@ def test_the_optimizers_flag_is_set_for_the_recording_alone():
     for _ in range(WARM_UP + 1):
         step([torch.randn(*shape) for shape in SHAPES], 0.0)
     assert flags == [True] and optimizers[0].param_groups[0]["capturable"] is False
+
+
+def test_a_draw_for_each_replay_and_none_for_the_recording(monkeypatch):
+    """The `released` reading: nothing is drawn while a step is recorded; the CPU draws before each replay."""
+    torch.manual_seed(0)
+    model = build_model({**TINY, "variant": "released"}).train()
+    assert isinstance(model, OmniAD)
+    optimizers = model.make_optimizers(TRAINING)
+    drawn, draw = [], model.projections.draw
+    in_replay = []
+
+    def count(device):
+        if not in_replay:  # as is_current_stream_capturing tells on a GPU
+            draw(device)
+            drawn.append(model.decoder.stages[0].blocks[0].global_branch.first.output.layers[0].clone())  # type: ignore
+
+    def record(work):
+        replay, results = Recorder()(work)
+
+        def alone():
+            in_replay.append(True)
+            replay()
+            in_replay.pop()
+
+        return alone, results
+
+    def plain(batch, progress):
+        return train_step(model, batch, optimizers, TRAINING, progress)
+
+    monkeypatch.setattr(model.projections, "draw", count)
+    step = GraphedStep(model, plain, optimizers, record)
+    for number in range(WARM_UP + 3):
+        step([torch.randn(*shape) for shape in SHAPES], 0.0)
+        assert len(drawn) == number + 1
+    assert len({tuple(layer.flatten().tolist()) for layer in drawn}) == WARM_UP + 3
 
 
 @pytest.fixture

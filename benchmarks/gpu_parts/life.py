@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import omniad.training.features
 import omniad.training.loop
 from omniad.config import RunSettings
 from omniad.data.packs import open_pack
@@ -54,16 +54,12 @@ def caches(bench: Bench) -> Iterator[Row]:
     """Features on the device, read from disk through pinned memory, and computed anew give the same batches."""
     run = _small_run(bench)
     pack, model = open_pack(run.pack_folder), bench.build(run)
-    share = omniad.training.features.GPU_SHARE
-    ways: dict[str, tuple[float, float]] = {"on the device": (1.0, share), "pinned": (1.0, 0.0), "anew": (0.0, share)}
+    everything = sys.maxsize  # what training is said to take, so that nothing is left for features
+    ways = {"on the device": (1.0, 0), "pinned": (1.0, everything), "anew": (0.0, everything)}
     batches: dict[str, list[list[Tensor]]] = {}
-    for way, (cache_gib, gpu_share) in ways.items():
-        omniad.training.features.GPU_SHARE = gpu_share
-        try:
-            features = TrainingFeatures(model, pack, 4, cache_gib, bench.device)
-            batches[way] = [[level.clone() for level in batch] for batch in features.epoch(0, 1)]
-        finally:
-            omniad.training.features.GPU_SHARE = share
+    for way, (cache_gib, wanted) in ways.items():
+        features = TrainingFeatures(model, pack, 4, cache_gib, bench.device, wanted=wanted)
+        batches[way] = [[level.clone() for level in batch] for batch in features.epoch(0, 1)]
     expected = batches.pop("anew")
     for way, found in batches.items():
         errors = [distance(a, b) for a, b in zip(found, expected, strict=True)]

@@ -15,20 +15,8 @@ from omniad.config.types import MEMORY, Batch, MadePath, Many, Name, PathText, P
 # Settings that change how fast a number appears, or what is recorded beside it, and not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
-MethodName = Literal[
-    "omni-ad",
-    "rd4ad",
-    "uniad",
-    "simplenet",
-    "mambaad",
-    "rlr",
-    "destseg",
-    "diad",
-    "patchcore",
-    "padim",
-    "patch-memory",
-    "dinomaly",
-]
+TableOne = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "diad"]
+MethodName = Literal[TableOne, "patchcore", "padim", "patch-memory", "dinomaly"]
 ResNet = Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
 EfficientNet = Literal["efficientnet_b4", "efficientnet_b6", "tf_efficientnet_b4", "tf_efficientnet_b6"]
 EfficientNetLite = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
@@ -148,9 +136,9 @@ class ModelSettings(Section):
         default=False,
         description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
     )
-    memory: int = Field(default=10_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
+    memory: int = Field(default=20_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
     candidates: int = Field(
-        default=100_000, ge=1, description="random patches of the training images that these are chosen from"
+        default=200_000, ge=1, description="random patches of the training images that these are chosen from"
     )
     jitter: float = Field(
         default=20.0,

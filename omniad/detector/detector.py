@@ -71,6 +71,7 @@ class Detector:
         kept = read_threshold(self.run_dir)
         self.device = pick_device() if device is None else torch.device(device)
         self.model = load_model(run_dir, self.device)
+        self.expected = self.model.expected_map(self.size).cpu().numpy()  # what a map may show before it counts
         if kept and of_other_weights(kept, self.run_dir):
             if threshold is None:
                 raise UserError(
@@ -78,7 +79,7 @@ class Detector:
                 )
             kept = None
         self.threshold = kept.threshold if kept and threshold is None else threshold
-        self.typical = kept.typical if kept else None  # the map's usual value where all is well
+        self.typical = kept.typical if kept else None  # what the map usually shows beyond `expected` where all is well
 
     def predict(
         self, images: str | Path | Iterable[str | Path], skipped: dict[Path, str] | None = None

@@ -214,7 +214,7 @@ def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
             pack.images[part["row"].to_numpy()], part.index.to_numpy() if leaves_out else None
         )
         scores.append(found)
-        medians.append(np.median(maps, axis=(1, 2)))
+        medians.append(np.median(maps - detector.expected, axis=(1, 2)))
     threshold = make_threshold(np.concatenate(scores), np.concatenate(medians), rows["class"].tolist(), quantile)
     write_threshold(detector.run_dir, threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL)))
     log.info(

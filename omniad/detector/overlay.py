@@ -17,10 +17,12 @@ OUTLINE = np.uint8(255)
 def overlay(detector: Detector, prediction: Prediction) -> Image.Image:
     """The image in grey, coloured where its map is high; places above the threshold are outlined in white.
 
+    What the map shows of every good image (`Detector.expected`) is taken off first, as it is for the score.
+
     With a threshold of `omniad fit` all images share one range of colours: none at what is usual where all is well, the
     middle at the threshold. Without one, each image's colours span its own map, whatever its score.
     """
-    heat = resize_map(prediction.map, prediction.view.shape[:2])  # (h, w)
+    heat = resize_map(prediction.map - detector.expected, prediction.view.shape[:2])  # (h, w)
     if detector.threshold is not None and detector.typical is not None and detector.typical < detector.threshold:
         low, high = detector.typical, 2 * detector.threshold - detector.typical
     else:

@@ -21,7 +21,7 @@ class Threshold(NamedTuple):
     threshold: float  # an image is anomalous when its score is above it
     quantile: float  # share of the held-out good images that are at most at it
     images: int  # how many those were
-    typical: float  # median of their maps' medians: what a map shows where all is well
+    typical: float  # median of their maps' medians, less what is expected: what a map shows where all is well
     products: dict[str, float]  # the same quantile of each product's images alone, to compare
     model_sha256: str = ""  # of the weights that it belongs to; empty: an older version wrote it
 

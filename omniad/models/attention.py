@@ -43,9 +43,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, D) -> (B, N, D); `size` is (h, w), to which the outputs of learnable queries are resized."""
-        tokens = None if self.tokens is None else self.tokens.expand(x.shape[0], -1, -1)  # (B, T, D)
-        query = self.query(tokens if self.learnable == "q" else x)
-        key, value = self.key_value(tokens if self.learnable == "kv" else x).chunk(2, dim=-1)
+        # What comes of learnable tokens is the same for every image: computed once, (1, T, *), and seen as (B, T, *).
+        query = self.query(self.tokens if self.learnable == "q" else x).expand(x.shape[0], -1, -1)
+        key_value = self.key_value(self.tokens if self.learnable == "kv" else x).expand(x.shape[0], -1, -1)
+        key, value = key_value.chunk(2, dim=-1)
         attend = fused_attention if self.fused else eager_attention
         out = attend(self._heads(query), self._heads(key), self._heads(value), self.bias)  # (B, H, N or T, D_h)
         out = self.output(out.transpose(1, 2).flatten(2))  # Concat(head_1, ..., head_H) W^O

@@ -129,6 +129,10 @@ class Method(nn.Module, ABC):
         """Smoothed maps (B, S, S) -> scores (B,); by default each map's maximum."""
         return maps.amax(dim=(1, 2))
 
+    def expected_map(self, size: int) -> Tensor:
+        """What of every map is not held against its image, (size, size): see `PatchMemory`; by default nothing."""
+        return torch.zeros(size, size)
+
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
         """AdamW on the trainable parameters; no weight decay on biases and other 1-D parameters (as Omni-AD's code).
 

@@ -94,9 +94,12 @@ class PatchMemory(LeavesOut):
         return torch.cat(maps, dim=1).mean(dim=1)
 
     def image_scores(self, maps: Tensor) -> Tensor:
-        """The most that a smoothed map (B, S, S) shows beyond good images' mean map at the same place."""
-        usual = F.interpolate(self.usual[None, None], size=maps.shape[1:], mode="bilinear", align_corners=False)
-        return (maps - usual[0]).amax(dim=(1, 2))
+        """The most that a smoothed map (B, S, S) shows beyond what good images show at the same place."""
+        return (maps - self.expected_map(maps.shape[-1])).amax(dim=(1, 2))
+
+    def expected_map(self, size: int) -> Tensor:
+        """Good images' mean map, (size, size)."""
+        return F.interpolate(self.usual[None, None], size=(size, size), mode="bilinear", align_corners=False)[0, 0]
 
 
 def mean_map(distances: Tensor, sample: Sample) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,10 +13,12 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from omniad.errors import UserError
 from omniad.reporting.figures.qualitative import COLORS
 from omniad.runs.artifacts import Example, example_files, read_examples
 from omniad.runs.finished import FinishedRun
 
+log = logging.getLogger(__name__)
 SIDE = 128  # pixels of one tile at most
 KINDS = {
     "miss": "Missed: anomalous images with the lowest scores",
@@ -39,6 +42,7 @@ class ClassPictures:
 
     run: FinishedRun
     pictures: dict[str, list[Picture]]
+    problem: str = ""  # why there are none
 
 
 def class_pictures(
@@ -53,8 +57,12 @@ def class_pictures(
     first = {(run.dataset, run.run): run for run in reversed(list(runs))}
     for key, run in sorted(first.items(), key=lambda item: (item[0] not in most, item[0])):
         for file in example_files(run.folder):
-            pictures = _pictures(read_examples(file), most.get(key, 1))
-            found.setdefault(run.dataset, {}).setdefault(file.stem, []).append(ClassPictures(run, pictures))
+            try:
+                shown = ClassPictures(run, _pictures(read_examples(file), most.get(key, 1)))
+            except UserError as error:
+                log.warning("Left out of the report: %s", error)
+                shown = ClassPictures(run, {}, str(error))
+            found.setdefault(run.dataset, {}).setdefault(file.stem, []).append(shown)
     return {dataset: dict(sorted(classes.items())) for dataset, classes in sorted(found.items())}
 
 

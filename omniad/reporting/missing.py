@@ -61,6 +61,8 @@ def _named(rows: Iterable[Row]) -> str:
 
 def missing_figure(settings: Settings, figure: Drawn) -> str:
     """A sentence about what a figure lacks, with the command; empty when it has all."""
+    if figure.problem:
+        return figure.problem
     if figure.missing:
         titles = ", ".join(settings.sources[dataset].title for dataset in figure.missing)
         return f"Not run: `{figure.run}` on {titles}. To run it: `{command(settings, 'figures', figure.missing)}`"

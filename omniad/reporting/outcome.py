@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from omniad.reporting.tables import PRINTED_VARIANT, SHOWN, Row, Table
 from omniad.reporting.verdicts import FALSE_RATE, FEW_SEEDS, NOT_JUDGED, REPRODUCED, Verdict
@@ -107,8 +107,8 @@ class Oracle:
     run: FinishedRun
     best_epoch: int
     last_epoch: int
-    best: Mapping[str, float]  # by metric
-    last: Mapping[str, float]
+    best: dict[str, float]  # by metric
+    last: dict[str, float]
 
 
 def oracles(runs: list[FinishedRun]) -> list[Oracle]:
@@ -117,7 +117,9 @@ def oracles(runs: list[FinishedRun]) -> list[Oracle]:
     Raises:
         UserError: an epochs.csv is not one that training wrote.
     """
-    return [oracle for run in runs if (oracle := _oracle(run)) is not None]
+    found = [oracle for run in runs if (oracle := _oracle(run)) is not None]
+    unknown = {metric: math.nan for one in found for metric in (*one.last, *one.best)}  # one table shows them all
+    return [replace(one, best=unknown | one.best, last=unknown | one.last) for one in found]
 
 
 def _oracle(run: FinishedRun) -> Oracle | None:

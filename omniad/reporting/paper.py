@@ -1,11 +1,14 @@
-"""What the paper prints: `config/paper/*.csv`, one line a number, columns dataset, row, metric, value, note."""
+"""What is printed: `config/paper/*.csv`, one line a number, columns dataset, row, metric, value, note.
+
+`per_class.csv` has a column `class` more: what is printed of Table I's other methods for each class.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +17,12 @@ from omniad.errors import UserError
 from omniad.files import in_one_line, read_text, reading
 
 PAPER_FOLDER = CONFIG_FOLDER / "paper"
-COLUMNS = ["dataset", "row", "metric", "value", "note"]
+PER_CLASS_FILE = "per_class.csv"
+CELL = ("dataset", "row", "metric")
+CLASS_CELL = ("dataset", "row", "class", "metric")
 
 # (dataset, row, metric) -> the number
-PaperTable = Mapping[tuple[str, str, str], "Printed"]
+PaperTable = Mapping[tuple[str, ...], "Printed"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Printed:
         return 0.5 * 10**-self.decimals
 
 
-def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
-    """The printed numbers of one table by (dataset, row, metric).
+def read_paper(file: str | Path, cell: Sequence[str] = CELL) -> dict[tuple[str, ...], Printed]:
+    """The printed numbers of one table by (dataset, row, metric), or by the other columns of `cell`.
 
     Raises:
         UserError: the file is missing, has other columns, holds something that is not a number, or names a cell twice.
@@ -53,14 +58,15 @@ def read_paper(file: str | Path) -> dict[tuple[str, str, str], Printed]:
     with reading(file, "not a table of printed numbers"):
         reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
         lines = list(reader)
-    if reader.fieldnames != COLUMNS:
+    columns = [*cell, "value", "note"]
+    if reader.fieldnames != columns:
         names = ",".join(reader.fieldnames or [])
-        raise UserError(f"{file}: the first line must be {','.join(COLUMNS)}, not {in_one_line(names)}")
-    printed: dict[tuple[str, str, str], Printed] = {}
+        raise UserError(f"{file}: the first line must be {','.join(columns)}, not {in_one_line(names)}")
+    printed: dict[tuple[str, ...], Printed] = {}
     for number, line in enumerate(lines, start=2):
         if None in line or None in line.values():
-            raise UserError(f"{file}, line {number}: must have {len(COLUMNS)} fields, as the first line has")
-        key = (line["dataset"], line["row"], line["metric"])
+            raise UserError(f"{file}, line {number}: must have {len(columns)} fields, as the first line has")
+        key = tuple(line[column] for column in cell)
         if not _is_number(line["value"]):
             raise UserError(
                 f"{file}, line {number}: '{in_one_line(line['value'])}' is not a number; write it as it is printed"

@@ -39,7 +39,7 @@ def record(run: FinishedRun, results: Path) -> list[str]:
 
 def write_records(runs: Iterable[FinishedRun], results: Path, out: Path) -> None:
     """All of that and more, whole, as a CSV file: a line a run folder, empty where nothing was recorded."""
-    write_csv(out, CSV_COLUMNS, (_facts(run, results) for run in runs))
+    write_csv(out, CSV_COLUMNS, (_facts(run, results) for run in runs), for_people=True)
 
 
 def _facts(run: FinishedRun, results: Path) -> dict[str, Any]:

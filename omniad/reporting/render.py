@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import re
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 
 CSV_COLUMNS = ["table", "dataset", "row", "column", "definition", "variant", "run", "paper", "ours", "std", "seeds"]
 CSV_COLUMNS += ["difference", "verdict", "half_width", "seeds_needed", "status", "miniature", "note"]
+TEMPLATES = Path(__file__).parent / "templates"
 LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}
 LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {sign: f"${sign}$" for sign in "<>|"}
@@ -31,7 +34,7 @@ LATEX_MARKS = {BEST: "\\textbf{{{}}}", SECOND: "\\underline{{{}}}"}
 def templates() -> jinja2.Environment:
     """The package's templates, with filters that make text safe in Markdown, LaTeX and HTML."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         autoescape=lambda name: bool(name and name.endswith(".html.j2")),  # neither Markdown nor LaTeX is HTML
         trim_blocks=True,
@@ -39,13 +42,27 @@ def templates() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": markdown, "tex": latex, "md_row": markdown_row, "tex_row": latex_row}
-    environment.filters |= {"inline": inline, "blocks": blocks}
+    environment.filters |= {"inline": inline, "blocks": blocks, "csp_hash": csp_hash}
     return environment
 
 
+def page_part(name: str) -> Markup:
+    """The page's script or style, as it stands between its tags."""
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+def csp_hash(text: str) -> str:
+    """What a content security policy calls a script or style by: only this very text is let run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 def markdown(text: str) -> str:
-    """Text made safe for Markdown, also in a table cell: HTML in it is escaped, a newline becomes a line break."""
-    return str(text).replace("<", "&lt;").replace("|", "\\|").replace("\n", "<br>")
+    """Text that may stand in Markdown, in a cell of a table too: no HTML and no link in it counts, a newline breaks.
+
+    Bold, italics and code are let be: our own sentences have them, and a stranger's can do no harm with them.
+    """
+    safe = MARKDOWN.sub(r"\\\g<0>", str(text)).replace("<", "&lt;")
+    return "<br>".join(safe.splitlines())
 
 
 def latex(text: str) -> str:
@@ -148,22 +165,26 @@ def _line(table: Table, row: Row, column: str) -> dict[str, Any]:
     return dict.fromkeys(CSV_COLUMNS, "") | values | {"paper": printed.text if printed else "", "note": note}
 
 
+MARKDOWN = re.compile(r"[\\\[\]|]")  # what `markdown` puts a backslash before
+SET_ASIDE = {ord(sign): chr(0xE000 + number) for number, sign in enumerate("\\[]|")}
+PUT_BACK = {ord(aside): chr(sign) for sign, aside in SET_ASIDE.items()}
 INLINE = (
     (re.compile(r"\*\*(.+?)\*\*"), r"<strong>\1</strong>"),
     (re.compile(r"`(.+?)`"), r"<code>\1</code>"),
     (re.compile(r"(?<![\w*])\*(?!\s)(.+?)\*(?!\w)"), r"<em>\1</em>"),
     # Only to neighbours of the report: a run folder's note must not bring in an address, least of all javascript:.
-    (re.compile(r"\[([^\]]+)\]\(([^)\s:]+)\)"), r'<a href="\2">\1</a>'),
+    (re.compile(r"\[([^\]]+)\]\((?!/)([^)\s:\\\ue000]+)\)"), r'<a href="\2">\1</a>'),
     (re.compile(r"&lt;br&gt;|\n"), "<br>"),
 )
 
 
 def inline(text: str) -> Markup:
-    """One line of our Markdown as HTML: bold, italics, code, links; all else is escaped."""
-    html = str(escape(str(text)))
+    """One line of our Markdown as HTML: bold, italics, code, links; all else is escaped. It undoes `markdown`."""
+    text = re.sub(r"\\([\\\[\]|])", lambda sign: sign[1].translate(SET_ASIDE), str(text).replace("&lt;", "<"))
+    html = str(escape(text))
     for pattern, replacement in INLINE:
         html = pattern.sub(replacement, html)
-    return Markup(html)
+    return Markup(html.translate(PUT_BACK))
 
 
 def blocks(text: str) -> Markup:

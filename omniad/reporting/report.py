@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 
@@ -25,9 +26,10 @@ from omniad.reporting.layout import Grid, lay_out
 from omniad.reporting.missing import command, missing, missing_figure
 from omniad.reporting.outcome import Oracle, Outcome, oracles, outcome
 from omniad.reporting.records import HEAD, record, versions, write_records
-from omniad.reporting.render import CSV_COLUMNS, csv_lines, templates
+from omniad.reporting.render import CSV_COLUMNS, csv_lines, page_part, templates
 from omniad.reporting.summary import what_was_run
 from omniad.reporting.tables import SHOWN, Table, build_tables, find
+from omniad.runs.artifacts import read_curves, read_epochs, read_history
 from omniad.runs.files import SCORES
 from omniad.runs.finished import FinishedRun, evaluated_folders, read_run
 from omniad.runs.measurements import Measurement, collect, write_measurements
@@ -55,6 +57,8 @@ def write_report(settings: Settings) -> Path:
         "definition": SHOWN,
         "record_head": HEAD,
         "duration": duration,
+        "style": page_part("style.css"),
+        "script": page_part("report.js"),
         "link": lambda path: relative_link(path, content.results),
         "paper_vs_code": relative_link(PAPER_VS_CODE, content.results),
         "about_verdicts": relative_link(VERDICTS, content.results),
@@ -82,8 +86,8 @@ def _anchors(content: Content) -> dict[str, int]:
 
 
 def relative_link(target: Path, folder: Path) -> str:
-    """A link to `target` from a file in `folder`, with forward slashes."""
-    return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
+    """A link to `target` from a file in `folder`: forward slashes, and no sign that ends a link."""
+    return quote(Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix())
 
 
 def write_table(environment: jinja2.Environment, content: TableContent, folder: Path) -> None:
@@ -93,7 +97,7 @@ def write_table(environment: jinja2.Environment, content: TableContent, folder: 
             table=content.table, grid=content.grid, missing=content.missing
         )
         _write(folder / f"{content.table.name}.{ending}", text)
-    write_csv(folder / f"{content.table.name}.csv", CSV_COLUMNS, csv_lines(content.table))
+    write_csv(folder / f"{content.table.name}.csv", CSV_COLUMNS, csv_lines(content.table), for_people=True)
 
 
 def _write_classes(environment: jinja2.Environment, classes: ClassTable, folder: Path) -> None:
@@ -187,7 +191,7 @@ def gather(settings: Settings) -> Content:
         ],
         claims=check_claims(found, tables, read_claims(settings), resolutions),
         figures=[FigureContent(figure, missing_figure(settings, figure)) for figure in figures],
-        classes=class_tables(measurements, runs),
+        classes=class_tables(settings, measurements, runs),
         definitions=both_definitions(found.summary, main_runs(settings, runs)),
         oracles=oracles(runs),
         records=[record(run, results) for run in runs],
@@ -206,7 +210,10 @@ def _readable(results: Path) -> tuple[list[FinishedRun], list[Measurement], list
             run = read_run(folder)
             if problem := measured_others(folder, run.provenance):
                 raise UserError(problem)
-            measurements += collect([run])
+            found = collect([run])
+            for read in (read_history, read_curves, lambda of_run: read_epochs(of_run, SHOWN)):  # what is shown of each
+                read(folder)
+            measurements += found
             runs.append(run)
         except UserError as error:
             log.warning("Left out of the report: %s", error)

@@ -139,8 +139,7 @@ def _epochs(file: Path, definition: str) -> dict[int, dict[str, float]]:
         if line["metric"] not in METRICS or line["definition"] not in DEFINITIONS:
             raise ValueError(f"unknown metric {line['metric']!r} or definition {line['definition']!r}")
         if line["definition"] == definition:
-            of_epoch = found.setdefault(_epoch(line["epoch"]), dict.fromkeys(METRICS, math.nan))
-            of_epoch[line["metric"]] = 100 * fraction(line["value"])
+            found.setdefault(_epoch(line["epoch"]), {})[line["metric"]] = 100 * fraction(line["value"])
     return found
 
 

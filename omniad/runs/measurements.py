@@ -78,7 +78,10 @@ def _read_metrics(run: FinishedRun) -> list[Measurement]:
                 raise ValueError(f"unknown metric '{key[1][:40]}' or definition '{key[2][:40]}'")
             if key in found:
                 raise ValueError(f"{key[1]} of class '{key[0][:40]}' stands there twice")
-            value, spread = fraction(line["value"]), fraction(line.get("spread", ""))
+            try:
+                value, spread = fraction(line["value"]), fraction(line.get("spread", ""))
+            except ValueError as error:
+                raise ValueError(f"{key[1]} of class '{key[0][:40]}': {error}") from None
             found[key] = Measurement(run.dataset, run.run, run.seed, *key, value, line["reason"], spread)
     return list(found.values())
 

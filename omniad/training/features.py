@@ -15,8 +15,9 @@ from omniad.host_memory import available_memory
 from omniad.models import Method
 from omniad.parallel import in_order, usable_cores
 from omniad.training.cache import cached_features
+from omniad.training.memory import SHARE
 
-GPU_SHARE = 0.4  # of the GPU's free memory that features may take; the rest is the training's
+GPU_SHARE = 0.4  # of the GPU's free memory that features may take where it is not known what training takes
 HOST_SHARE = 0.5  # of the available main memory in which files that are read again and again may stay
 READERS = 4  # threads that read, and draw, batches ahead
 
@@ -34,6 +35,7 @@ class TrainingFeatures:
         cache_gib: largest size of the cache, GiB; above it features are recomputed for every batch.
         draw: what is drawn for a batch's images, where features are not cached (`Method.draw`).
         constant_from: epoch from which on features are constants (see `Method.features_settle_at`).
+        wanted: bytes of a GPU's memory that training takes beside the weights (see memory.py), if that is known.
 
     Raises:
         UserError: the pack has fewer training images than a batch.
@@ -48,7 +50,9 @@ class TrainingFeatures:
         device: torch.device,
         draw: Draw = lambda images, generator: [],
         constant_from: int = 0,
+        wanted: int | None = None,
     ) -> None:
+        self.wanted = wanted
         self.model, self.pack, self.batch_size, self.device, self.draw = model, pack, batch_size, device, draw
         self.cache_gib, self.constant_from = cache_gib, constant_from
         self.rows = np.flatnonzero(pack.index["split"] == "train")
@@ -142,8 +146,11 @@ class TrainingFeatures:
         return [level.half() for level in self.model.encode(images)]
 
     def _room_on_gpu(self) -> float:
-        """Bytes that features may take there."""
-        return GPU_SHARE * torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0.0
+        """Bytes that features may take there: what training leaves."""
+        if self.device.type != "cuda":
+            return 0.0
+        free = torch.cuda.mem_get_info(self.device)[0]
+        return GPU_SHARE * free if self.wanted is None else SHARE * free - self.wanted
 
     def _move_to_gpu(self) -> list[Tensor] | None:
         """All cached features on the GPU, if there is one and they fit."""

@@ -22,6 +22,7 @@ from omniad.runs.files import PROGRESS
 from omniad.training.compiling import compile_blocks
 from omniad.training.cuda_graph import GraphedStep, Step
 from omniad.training.features import TrainingFeatures
+from omniad.training.memory import training_memory
 from omniad.training.progress import Progress, now
 from omniad.training.signals import Stop
 from omniad.training.state import Position, StateFolder, capture, check_state, restore
@@ -51,10 +52,12 @@ class Training:
         self.first_rates = [group["lr"] for group in self._groups()]
         self.position = self._resume()
         training = settings.training
+        wanted = training_memory(settings) if device.type == "cuda" else None
         self.features = TrainingFeatures(
             *(model, pack, training.batch_size, training.cache_gib, device),
             draw=functools.partial(model.draw, training),
             constant_from=math.ceil(model.features_settle_at(training) * self.epochs),
+            wanted=wanted.still_wanted if wanted else None,
         )
         self.steps_per_epoch = self.features.steps_per_epoch
         if settings.training.compile:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from omniad.config import RunSettings
+from omniad.config import ModelSettings, RunSettings, TrainingSettings
 from omniad.models import build_model
 from omniad.models.checkpoint import METHODS
 
@@ -46,15 +46,14 @@ def training_memory(run: RunSettings) -> TrainingMemory | None:
     """
     if METHODS[run.model.method].training_free or run.model.method == "mambaad":
         return None
-    return _counted(run.model_copy(update={"dataset": "", "run": "", "note": ""}).model_dump_json())
+    return _counted(run.model.model_dump_json(), run.training.model_dump_json(), run.data.image_size)
 
 
 @functools.lru_cache(maxsize=64)
-def _counted(run_json: str) -> TrainingMemory | None:
-    run = RunSettings.model_validate_json(run_json)
-    size = run.data.image_size
+def _counted(model_json: str, training_json: str, size: int) -> TrainingMemory | None:
+    training = TrainingSettings.model_validate_json(training_json)
     with torch.device("meta"), torch.random.fork_rng([]):
-        model = build_model(run.model).train()
+        model = build_model(ModelSettings.model_validate_json(model_json)).train()
         own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
         kept: dict[int, int] = {}
 
@@ -65,9 +64,9 @@ def _counted(run_json: str) -> TrainingMemory | None:
             return tensor
 
         try:
-            features = model.encode(torch.empty(run.training.batch_size, 3, size, size))
+            features = model.encode(torch.empty(training.batch_size, 3, size, size))
             with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), _FusedAttention():
-                loss = model.loss(features, run.training, 0.0)  # held, so that no storage counts for another
+                loss = model.loss(features, training, 0.0)  # held, so that no storage counts for another
         except (NotImplementedError, RuntimeError):
             return None
         del loss

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,9 +17,11 @@ from omniad.data.weights import weight_files, weights_paths
 from omniad.models.any_encoder import make_encoder
 from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import complexity
-from omniad.runs.files import MODEL, PROGRESS
+from omniad.runs.files import MODEL
+from omniad.runs.progress import read_progress
 from omniad.runs.targets import target_names
 from omniad.training.cost import training_bytes, training_hours
+from omniad.training.memory import training_memory
 
 BYTES_PER_WEIGHT = 8  # of a finished run: model.safetensors and its last state
 BYTES_PER_FEATURE = 2  # half precision
@@ -38,9 +38,10 @@ class PlannedRun:
     seeds: int
     trained: int
     begun: int
-    memory: int  # bytes of a training before its activations
     hours_each: float | None
     hours_left: float | None
+    memory: int  # bytes of a GPU
+    memory_is_whole: bool  # else activations come on top
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def _planned(run: RunSettings, folders: list[Path], speed: float, plain_scan: fl
     trained = sum((folder / MODEL).exists() for folder in folders)
     shares = [_share_left(folder) for folder in folders]
     hours = None if images is None else training_hours(run, images, speed, plain_scan)
+    memory = training_memory(run)
     return PlannedRun(
         run.dataset,
         run.run,
@@ -100,9 +102,10 @@ def _planned(run: RunSettings, folders: list[Path], speed: float, plain_scan: fl
         len(folders),
         trained,
         begun=sum(0 < share < 1 for share in shares),
-        memory=training_bytes(run),
         hours_each=hours,
         hours_left=None if hours is None else hours * sum(shares),
+        memory=memory.total if memory else training_bytes(run),
+        memory_is_whole=memory is not None,
     )
 
 
@@ -110,11 +113,11 @@ def _share_left(folder: Path) -> float:
     """Of a run's training: 0 when it is done; part of it where a state is kept."""
     if (folder / MODEL).exists():
         return 0.0
-    try:
-        progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        return 1 - (progress["step"] / progress["steps"] if progress["steps"] else progress["prepared"])
-    except (OSError, ValueError, KeyError, TypeError):
+    progress = read_progress(folder)
+    if progress is None:
         return 1.0
+    done = progress.step / progress.steps if progress.steps else progress.prepared or 0.0
+    return 1 - min(done, 1.0)
 
 
 def _absent_weights(settings: Settings, runs: Iterable[PlannedRun]) -> dict[Path, int]:
@@ -152,13 +155,14 @@ def _feature_bytes(settings: Settings, runs: Iterable[PlannedRun]) -> Iterator[f
 
 def plan_text(target: str, plan: Plan, processor: str) -> str:
     """The plan as a table for reading."""
-    line = "{:10} {:20} {:>6} {:>7} {:>9} {:>18} {:>10} {:>10}"
-    lines = [line.format("data set", "run", "epochs", "images", "memory GB", "left", "hours each", "hours left")]
+    line = "{:10} {:20} {:>6} {:>7} {:>18} {:>10} {:>10} {:>8}"
+    lines = [line.format("data set", "run", "epochs", "images", "left", "hours each", "hours left", "GPU, GiB")]
     for run in sorted(plan.runs, key=lambda run: (run.dataset, run.run)):
         left = f"{run.seeds - run.trained} of {run.seeds}" + (f" ({run.begun} begun)" if run.begun else "")
         images, *hours = ("?" if value is None else value for value in (run.images, run.hours_each, run.hours_left))
         hours = [value if value == "?" else f"{value:,.{1 if value >= 1 else 3}f}" for value in hours]
-        lines.append(line.format(run.dataset, run.run, run.epochs, images, f"{run.memory / 1e9:.1f}", left, *hours))
+        memory = ("" if run.memory_is_whole else "> ") + f"{run.memory / 2**30:.1f}"
+        lines.append(line.format(run.dataset, run.run, run.epochs, images, left, *hours, memory))
     total, trained = sum(run.seeds for run in plan.runs), sum(run.trained for run in plan.runs)
     time = f"{plan.hours_left:,.1f} hours" + (f" ({plan.hours_left / 24:,.0f} days)" if plan.hours_left > 48 else "")
     return "\n".join(

@@ -30,6 +30,7 @@ from omniad.runs.weights import remove_trained
 from omniad.training import TRAINING_VERSION
 from omniad.training.cost import refuse_plain_scan
 from omniad.training.loop import Training
+from omniad.training.memory import shortage
 from omniad.training.signals import stop_signals
 from omniad.training.state import StateFolder, fingerprint
 
@@ -110,8 +111,4 @@ def _out_of_memory(settings: RunSettings, device: torch.device) -> Iterator[None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        size = settings.training.batch_size
-        raise UserError(
-            f"out of memory on {device}: lower training.batch_size (now {size}), which changes the result, "
-            "or use a device with more"
-        ) from error
+        raise UserError(shortage(settings, device)) from error

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from omniad.config import Settings
+from omniad.files import in_one_line
 from omniad.reporting.complexity import Resolutions
 from omniad.reporting.figures.class_plots import draw_curves, draw_histograms
-from omniad.reporting.figures.cost_plots import draw_accuracy, draw_resolution
+from omniad.reporting.figures.cost_plots import ACCURACY_TITLE, RESOLUTION_TITLE, draw_accuracy, draw_resolution
 from omniad.reporting.figures.drawing import Drawn
 from omniad.reporting.figures.qualitative import draw_qualitative
+from omniad.reporting.figures.training_plots import TITLE as TRAINING_TITLE
 from omniad.reporting.figures.training_plots import draw_training
 from omniad.reporting.tables import Table
 from omniad.runs.finished import FinishedRun
+
+log = logging.getLogger(__name__)
 
 
 def draw_figures(
     settings: Settings, tables: list[Table], runs: list[FinishedRun], resolutions: Resolutions, folder: Path
 ) -> list[Drawn]:
     """Draw everything that there is something for, each as PNG and PDF in `folder`."""
+    of_runs = [(run, draw) for run in main_runs(settings, runs) for draw in (draw_histograms, draw_curves)]
     return [
-        *(draw_qualitative(settings, name, runs, folder) for name in settings.figures),
-        draw_accuracy(tables, folder),
-        draw_resolution(resolutions, folder),
-        draw_training(tables, runs, folder),
-        *(draw(run, folder) for run in main_runs(settings, runs) for draw in (draw_histograms, draw_curves)),
+        *(
+            _drawn(figure.title, draw_qualitative, settings, name, runs, folder)
+            for name, figure in settings.figures.items()
+        ),
+        _drawn(ACCURACY_TITLE, draw_accuracy, tables, folder),
+        _drawn(RESOLUTION_TITLE, draw_resolution, resolutions, folder),
+        _drawn(TRAINING_TITLE, draw_training, tables, runs, folder),
+        *(_drawn(f"{run.title}: {run.run}", draw, run, folder) for run, draw in of_runs),
     ]
+
+
+def _drawn(title: str, draw: Callable[..., Drawn], *arguments: Any) -> Drawn:
+    """What was drawn; a figure that can't be is told, and all the others are drawn."""
+    try:
+        return draw(*arguments)
+    except Exception as error:  # a run may be a stranger's: matplotlib raises anything of odd numbers
+        log.warning("%s: left out: %s", title, in_one_line(error))
+        return Drawn(title, "", None, "", problem=f"Left out: {in_one_line(error)}")
 
 
 def main_runs(settings: Settings, runs: list[FinishedRun]) -> list[FinishedRun]:

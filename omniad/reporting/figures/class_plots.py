@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from omniad.metrics.curves import FPR_LIMIT
-from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, save_figure
+from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, plain_class, save_figure
 from omniad.runs.artifacts import read_curves, read_scores
 from omniad.runs.finished import FinishedRun
 
@@ -49,7 +49,7 @@ def draw_histograms(run: FinishedRun, folder: Path) -> Drawn:
             linewidth=1.0,
             label="anomalous",
         )
-        label(panel, name.replace("_", " "))
+        panel.set_title(plain_class(name), fontsize=FONT, loc="left")
         panel.locator_params(axis="both", nbins=4)
     panels[0].legend(fontsize=FONT - 3, frameon=False)
     figure.supxlabel("image score", fontsize=FONT)
@@ -76,7 +76,11 @@ def draw_curves(run: FinishedRun, folder: Path) -> Drawn:
             if name != worst:
                 panel.plot(x, y, color="#9a9a9a", linewidth=0.7)
         panel.plot(
-            *curves[curve][worst], "--", color="#c04a00", linewidth=1.2, label=f"worst: {worst.replace('_', ' ')}"
+            *curves[curve][worst],
+            "--",
+            color="#c04a00",
+            linewidth=1.2,
+            label=f"worst: {plain_class(worst)}",
         )
         panel.plot(GRID, np.mean(list(lines.values()), axis=0), color="black", linewidth=2, label="mean")
         if curve == "pro":

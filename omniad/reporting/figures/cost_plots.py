@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from omniad.reporting.complexity import COUNTS, Resolutions
-from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, save_figure, style
+from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, plain, save_figure, style
 from omniad.reporting.layout import COST_HEADS
 from omniad.reporting.tables import PRINTED_VARIANT, Table
 
@@ -52,7 +52,9 @@ def draw_resolution(resolutions: Resolutions, folder: Path) -> Drawn:
     for number, (attention, counted) in enumerate(resolutions.items()):
         sizes = sorted(counted)
         giga = [counted[size] / 1e9 for size in sizes]
-        axes.plot(sizes, giga, label=NAMES.get(attention, attention), linewidth=1.5, markersize=5, **style(number))
+        axes.plot(
+            sizes, giga, label=plain(NAMES.get(attention, attention)), linewidth=1.5, markersize=5, **style(number)
+        )
         for size, value in ((sizes[0], giga[0]), (sizes[-1], giga[-1])):
             axes.annotate(f"{value:,.0f} G", (size, value), (0, 6), textcoords="offset points", fontsize=FONT - 1)
     label(axes, "", "side of the image, pixels", "FLOPs (G)")
@@ -80,7 +82,7 @@ def _accuracy(axes: Axes, table: Table, cost: str) -> None:
         axes.plot(x, y, "o--", color="#555555", markerfacecolor="white", markersize=6, linewidth=1, label="paper")
         for place, point in enumerate(zip(x, y, names, strict=True)):
             where = {"xytext": (0, -14 if place % 2 else 7), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(point[2], point[:2], fontsize=FONT - 2, **where)
+            axes.annotate(plain(point[2]), point[:2], fontsize=FONT - 2, **where)
     if ours:
         x, y, std = zip(*ours, strict=True)
         axes.errorbar(x, y, yerr=std, fmt="s-", color="black", markersize=5, linewidth=1, capsize=2, label="ours")

@@ -18,6 +18,7 @@ from omniad.files import atomic_write
 
 DPI = 120
 FONT = 9  # points
+LONGEST, LONGEST_CLASS = 100, 30  # characters of a name
 # Dark to light, with dashes and markers that differ as well.
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "black", "linestyle": "-", "marker": "o"},
@@ -38,6 +39,7 @@ class Drawn:
     shown: str  # what it shows, in a few words
     run: str = ""  # of the configuration that it needs
     missing: tuple[str, ...] = ()  # data sets whose run is not there
+    problem: str = ""  # why there is no file although there is something to draw
 
 
 def style(number: int) -> dict[str, Any]:
@@ -57,10 +59,21 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
     return figure, panels
 
 
+def plain(text: str) -> str:
+    """A name as it is drawn: what is between dollar signs is no formula, and its length is one that fits."""
+    printable = "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in text[:LONGEST])
+    return printable.replace("$", r"\$")
+
+
+def plain_class(name: str) -> str:
+    """A class's name as it is drawn: where there are many panels, so it is cut early."""
+    return plain(name[:LONGEST_CLASS].replace("_", " "))
+
+
 def label(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
-    axes.set_title(title, fontsize=FONT, loc="left")
-    axes.set_xlabel(x, fontsize=FONT)
-    axes.set_ylabel(y, fontsize=FONT)
+    axes.set_title(plain(title), fontsize=FONT, loc="left")
+    axes.set_xlabel(plain(x), fontsize=FONT)
+    axes.set_ylabel(plain(y), fontsize=FONT)
 
 
 def save_figure(figure: Figure, file: Path) -> Path:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from omniad.config import Settings
-from omniad.reporting.figures.drawing import DPI, Drawn, save_figure
+from omniad.reporting.figures.drawing import DPI, Drawn, plain, plain_class, save_figure
 from omniad.runs.artifacts import Example, example_files, read_examples
 from omniad.runs.finished import FinishedRun
 
@@ -93,7 +93,7 @@ def qualitative_figure(groups: dict[str, list[Shown]]) -> Figure:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         _show(cells, example)
-        cells[0].set_title(example.title.replace("_", " "), fontsize=9, pad=3)
+        cells[0].set_title(plain_class(example.title), fontsize=9, pad=3)
         if column == 0:
             for axes, label in zip(cells, ROWS, strict=True):
                 axes.set_ylabel(label, fontsize=9, labelpad=3)
@@ -123,6 +123,6 @@ def _write_group_titles(figure: Figure, groups: dict[str, list[Shown]], left: fl
     start = left
     for title, group in groups.items():
         end = start + len(group) * width
-        figure.text((start + end) / 2, y, title, ha="center", va="bottom", fontsize=10, fontweight="bold")
+        figure.text((start + end) / 2, y, plain(title), ha="center", va="bottom", fontsize=10, fontweight="bold")
         figure.add_artist(Line2D([start + 0.05 * width, end - 0.05 * width], [y, y], color="black", linewidth=0.8))
         start = end

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, save_figure, style
+from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, plain, save_figure, style
 from omniad.reporting.tables import Table
 from omniad.runs.artifacts import read_history
 from omniad.runs.finished import FinishedRun
@@ -63,6 +63,6 @@ def _draw_line(panel, name: str, seeds: list[tuple[np.ndarray, np.ndarray]], num
     losses = np.stack([loss[:length] for _, loss in seeds])  # (seeds, epochs)
     look = style(number)
     every = max(1, length // 6)
-    panel.plot(epochs, losses.mean(axis=0), label=name, linewidth=1.3, markersize=3, markevery=every, **look)
+    panel.plot(epochs, losses.mean(axis=0), label=plain(name), linewidth=1.3, markersize=3, markevery=every, **look)
     if len(seeds) > 1:
         panel.fill_between(epochs, losses.min(axis=0), losses.max(axis=0), color=look["color"], alpha=0.2, linewidth=0)
