@@ -281,5 +281,5 @@ def test_blur_is_a_five_by_five_gaussian():
 def test_jitter_is_a_dropout():
     with pytest.raises(UserError, match="from 0 to 1, not 20"):
         build_model(ModelSettings(method="dinomaly", encoder="dinov2_vitb14_reg"))
-    with pytest.raises(UserError, match="there is no 'resnet34'"):
+    with pytest.raises(UserError, match="unknown 'resnet34'"):
         build_model(ModelSettings(method="dinomaly", jitter=0.2))
