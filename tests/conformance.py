@@ -93,6 +93,9 @@ class Training:
         self.model = case.build().train()
         self.optimizers = self.model.make_optimizers(self.settings)
         self.settled = False
+        with torch.no_grad():
+            for _ in self.model.prepare(AllOf([self.model.encode(images())]), {}):
+                pass
 
     def steps(self, *progress: float) -> list[float]:
         """The losses of a step at each progress."""

@@ -373,7 +373,7 @@ class Code:
         None,
         "text",
     ],
-    ids=repr,
+    ids=lambda content: type(content).__name__,
 )
 def test_checkpoints_of_other_content(place, content, capsys):
     torch.save(content, place / "net.pth")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from omniad.models import kernels
+from omniad.models.attention import eager_attention
 from omniad.models.norm import EPS, NormSiLU
 from omniad.models.omni_block import LocalBranch, tokens
 
@@ -17,6 +18,8 @@ CASES = {
     # Sizes that fill their chunks of positions and channels, and sizes that do not.
     "norm": [(2, 300, 40), (1, 7, 3), (3, 128, 32)],
     "depthwise": [(2, 5, 7, 40), (1, 1, 3, 3), (1, 16, 8, 32)],
+    # Images, heads, queries, keys, channels of a head: either side is short; several blocks and chunks; all filled.
+    "attention": [(2, 2, 70, 5, 3), (2, 2, 5, 70, 3), (1, 1, 600, 16, 8), (1, 2, 16, 1100, 8), (1, 1, 64, 64, 16)],
 }
 
 
@@ -57,6 +60,25 @@ def depthwise_errors(device, dtype):
         yield from _errors([*found, *(value.grad for value in placed)], [*expected, *(value.grad for value in exact)])
 
 
+def attention_errors(device, dtype):
+    from omniad.models.attention_triton import KernelAttention
+
+    for b, h, queries, keys, d in CASES["attention"]:
+        torch.manual_seed(0)
+        # As linear layers give them: a position's heads side by side.
+        inputs = [torch.randn(b, n, h, d).to(dtype).transpose(1, 2) for n in (queries, keys, keys, queries)]
+        exact, placed = (
+            [value.to(kind).to(place).requires_grad_() for value in inputs[:3]]
+            for kind, place in ((torch.double, "cpu"), (dtype, device))
+        )
+        expected = eager_attention(*exact)
+        out: torch.Tensor = KernelAttention.apply(*placed)  # type: ignore[assignment]
+        assert out.dtype == dtype
+        expected.backward(inputs[3].double())
+        out.backward(inputs[3].to(device))
+        yield from _errors([out, *(value.grad for value in placed)], [expected, *(value.grad for value in exact)])
+
+
 def _errors(found, expected):
     for a, b in zip(found, expected, strict=True):
         yield ((a.detach().cpu().double() - b).norm() / b.norm()).item()
@@ -65,7 +87,9 @@ def _errors(found, expected):
 def largest_errors(device):
     """In single precision, and with bf16 inputs."""
     for dtype in (torch.float, torch.bfloat16):
-        yield max(error for check in (norm_errors, depthwise_errors) for error in check(device, dtype))
+        yield max(
+            error for check in (norm_errors, depthwise_errors, attention_errors) for error in check(device, dtype)
+        )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux alone")

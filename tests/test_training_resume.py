@@ -223,7 +223,7 @@ def test_a_damaged_state_falls_back_to_the_one_before_it(run, uninterrupted, tmp
     latest.write_bytes({"truncated": content[:-1000], "one byte": content, "empty": b""}[damage])
     with caplog.at_level(logging.INFO):
         train(run, 0, tmp_path, CPU)
-    assert "latest.pt is damaged" in caplog.text
+    assert "latest.pt: damaged" in caplog.text
     assert "resuming after epoch 4, step 0" in caplog.text  # eight steps, not nine
     assert_same(tmp_path, uninterrupted)
 
@@ -236,7 +236,7 @@ def test_two_damaged_states_start_anew(run, uninterrupted, tmp_path, monkeypatch
     for name in (LATEST, PREVIOUS):
         (tmp_path / "state" / name).write_bytes(b"not a state")
     train(run, 0, tmp_path, CPU)
-    assert caplog.text.count("is damaged") == 2
+    assert caplog.text.count(": damaged") == 2
     assert_same(tmp_path, uninterrupted)
 
 
@@ -247,7 +247,7 @@ def test_a_state_of_other_settings_is_moved_aside(run, uninterrupted, tmp_path, 
             train(changed(run, learning_rate=0.005), 0, tmp_path, CPU)
     with caplog.at_level(logging.INFO):
         train(run, 0, tmp_path, CPU)
-    assert "training.learning_rate was 0.005, now 0.001; moved to state-" in caplog.text
+    assert "training.learning_rate was 0.005, now 0.001; moved it to state-" in caplog.text
     assert len(list(tmp_path.glob("state-*/latest.pt"))) == 1
     assert_same(tmp_path, uninterrupted)
 

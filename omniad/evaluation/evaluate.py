@@ -4,7 +4,7 @@ Writes, in the run folder:
 - scores.csv (image, class, label, score): each test image's score;
 - metrics.csv (class, metric, definition, value, reason, spread): fractions, empty where undefined, with the reason.
   Class "mean" is the plain mean over classes, undefined as soon as one class is. `spread` is the standard deviation
-  over five draws of the `released` reading's random projection (the value is the first draw's); empty where nothing
+  over several draws of what is random in inference (the value is the first draw's); empty where nothing
   is drawn;
 - curves.npz: "<class>/<curve>", (2, at most 512): x and y of image_roc, image_pr, pixel_roc, pixel_pr and pro (exact);
 - examples/<class>.npz: see examples.py; maps/<class>.npy (N, S, S) float32, only when asked for, in scores.csv's order.
@@ -44,7 +44,6 @@ from omniad.runs.measurements import write_metrics
 from omniad.runs.provenance import hardware, load_run_settings, peak_memory_mib, read_provenance, write_provenance
 from omniad.runs.weights import measured_others, remove_measured
 
-DRAWS = 5  # of the `released` reading's random projection
 log = logging.getLogger(__name__)
 
 
@@ -123,12 +122,13 @@ def _evaluate_classes(
 def _evaluate_draws(
     model: Method, settings: RunSettings, pack: Pack, rows: pd.DataFrame, batches: Batches
 ) -> tuple[list[ClassResult], np.ndarray]:
-    """A class's results, one a draw of the random projection (one if nothing is drawn), and the first draw's maps."""
+    """A class's results, one a draw of what is random (one if nothing is), and the first draw's maps."""
     members = rows.index.to_numpy()
     masks, published = pack.masks(members), pack.masks(members, PUBLISHED)
     labels, names = rows["label"].to_numpy(), rows["image"].tolist()
     maps, results = np.empty(0), []
-    for draw in reversed(range(DRAWS if model.draws else 1)):  # the first draw last, so that its maps are the ones left
+    draws = model.evaluated_draws if model.draws else 1
+    for draw in reversed(range(draws)):  # the first draw last, so that its maps are the ones left
         model.seed_draws(draw)
         del maps  # before the next ones are made
         maps, scores = compute_maps(model, pack.images, members, settings, batches)

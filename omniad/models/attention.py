@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniad.config import Learnable, ModelSettings
+from omniad.models.kernels import use_kernels
 from omniad.models.random_projection import RandomProjection, RandomProjections
 from omniad.models.readings import READINGS
 
@@ -67,12 +68,22 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
 
     The bias has one value per query (..., T, 1) or per key (..., 1, T), so its product with V is a sum over the keys.
     """
-    out = F.scaled_dot_product_attention(query, key, value)
+    out = attend(query, key, value)
     if bias is None:
         return out
     if bias.shape[-1] == 1:
         return out + bias * value.sum(dim=-2, keepdim=True)
     return out + (bias.transpose(-2, -1) * value).sum(dim=-2, keepdim=True)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(D_h)) V on (B, H, *, D_h); with few tokens on one side, on a GPU, in a kernel of our own."""
+    if use_kernels(query):
+        from omniad.models.attention_triton import KernelAttention, fits
+
+        if fits(query, key):
+            return KernelAttention.apply(query, key, value)  # type: ignore[return-value]
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 def upsample(tokens: Tensor, size: tuple[int, int]) -> Tensor:

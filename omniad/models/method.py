@@ -56,6 +56,9 @@ class Method(nn.Module, ABC):
     same_every_step = True
     """Whether a training step does the same operations every time, all of them on the device (see cuda_graph.py)."""
 
+    evaluated_draws = 5
+    """How often an evaluation draws anew where inference is random (`draws`), to tell the spread."""
+
     encoder: FrozenEncoder
     """Its weights come from a file (`load_weights`); all others are drawn."""
 

@@ -210,7 +210,7 @@ def _draws(shown: Mapping[str, SeedMean]) -> str:
         return ""
     column = max(drawn, key=lambda name: drawn[name])
     return (
-        "Its inference draws a random projection; the value is the first draw's. Between draws the standard deviation "
+        "Its inference is random; the value is the first draw's. Between draws the standard deviation "
         f"is at most {drawn[column]:.2f} ({column})."
     )
 

@@ -44,6 +44,7 @@ class DiAD(Method):
     """Frozen ResNet for the map; autoencoder; diffusion model whose encoder is frozen; guiding network."""
 
     same_every_step = False  # two stages
+    evaluated_draws = 2  # each is ten steps through 1.3 billion parameters
 
     prompt: Tensor
     """What the text encoder makes of an empty text, (77, 768): the only prompt there is, a constant."""
