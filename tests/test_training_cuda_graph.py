@@ -6,6 +6,7 @@ import torch
 import omniad.training.loop
 from omniad.config import TrainingSettings
 from omniad.models import OmniAD, build_model
+from omniad.models.baselines.stable_adamw import StableAdamW
 from omniad.training.cuda_graph import WARM_UP, GraphedStep
 from omniad.training.loop import make_step, train_step
 from omniad.training.train import train
@@ -81,6 +82,21 @@ def test_what_cannot_be_recorded_goes_on_without(caplog):
         "training.cuda_graph: this step can't be recorded (operation not permitted when stream is capturing); "
         "training without it"
     ]
+
+
+def test_an_optimizer_that_counts_in_python_is_never_recorded():
+    """Its numbers of the recorded step would be those of all later ones."""
+    model = build_model(TINY).train()
+    optimizers: list[torch.optim.Optimizer] = [StableAdamW(model.parameters(), 1e-3)]
+    recorder = Recorder()
+
+    def plain(batch, progress):
+        return train_step(model, batch, optimizers, TRAINING, progress)
+
+    step = GraphedStep(model, plain, optimizers, recorder)
+    for _ in range(WARM_UP + 2):
+        step([torch.randn(*shape) for shape in SHAPES], 0.0)
+    assert not recorder.records and step.failure == "its optimizer counts its steps in Python"
 
 
 def test_the_optimizers_flag_is_set_for_the_recording_alone():

@@ -47,11 +47,10 @@ def test_what_autograd_keeps_is_counted_without_computing(settings, changes):
 
 
 def test_full_size_agrees_with_a_gpu(settings):
-    """On an H200 autograd kept 4.61 GB in a step of the default model, and the step's peak was 5,285 MiB."""
+    """A step of the default model, measured on an H200: its peak was 5,179 MiB, with four batches of features."""
     counted = training_memory(run_settings(settings, "mvtec", "default"))
     assert counted is not None
-    assert counted.kept / 1e9 == pytest.approx(4.61, rel=0.02)
-    assert counted.total / 2**20 == pytest.approx(5285, rel=0.1)
+    assert counted.total / 2**20 == pytest.approx(5179, rel=0.05)
 
 
 def test_it_is_unknown_where_nothing_is_trained(settings):

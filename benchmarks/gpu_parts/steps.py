@@ -60,7 +60,7 @@ def steps(bench: Bench) -> Iterator[Row]:
 
 def compiled_steps(bench: Bench) -> Iterator[Row]:
     """The same with compiled blocks."""
-    for precision in ("fp32", "bf16", "tf32"):
+    for precision in ("fp32",) if bench.dry else ("fp32", "bf16", "tf32"):
         for channels_last in (False, True) if precision == "bf16" else (False,):
             if bench.seconds_left() < COMPILE_S and not bench.dry:
                 yield {"step": f"compiled, {precision}", "note": "not begun: too little time left"}
@@ -100,7 +100,7 @@ def measured(
             step()
         prepared = time.monotonic() - started
         times = bench.milliseconds(step, repeats, warm_up=2)
-        peak = bench.peak_mib(step)
+        peak = None if graph else bench.peak_mib(step)  # a replay allocates nothing
         decile = statistics.quantiles(times, n=10) if len(times) > 9 else [min(times)] * 9
         row |= {"median ms": round(statistics.median(times), 3), "10 % ms": round(decile[0], 3)}
         row |= {"90 % ms": round(decile[8], 3), "peak MiB": peak, "first steps s": round(prepared, 1)}

@@ -169,7 +169,7 @@ class TrainingSettings(Section):
         default=False, description="compile the decoder's blocks with torch.compile, if there is a compiler"
     )
     cuda_graph: bool = Field(
-        default=False, description="record a training step as a CUDA graph and replay it: fewer launches, same numbers"
+        default=True, description="record a training step as a CUDA graph and replay it: fewer launches, same numbers"
     )
     textures: PathText = Field(
         default="", description="DeSTSeg: folder of its defects' textures (DTD); empty: the batch's other images"

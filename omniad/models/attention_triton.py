@@ -19,7 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS = 64  # positions that a program works on at once
+# Positions that a program works on at once, and its warps. Exact products keep all they add up in registers, which 64
+# positions and 4 warps overflow by tens of kilobytes (a compiler's report); tensor cores take less.
+EXACT, TF32 = ("ieee", 32, 8), ("tf32", 64, 4)
 CHUNKS = 8  # that N positions are split into, at most
 MOST_TOKENS, MOST_CHANNELS = 128, 64  # of a head, that registers hold
 
@@ -79,25 +81,31 @@ def _empty(like: Tensor) -> Tensor:
 
 def _parts(like: Tensor, n: int) -> Tensor:
     """(chunks, B, H, T, D_h) in single precision: what each chunk of the N positions has to add."""
-    return like.new_empty(_blocks(n)[0], *like.shape, dtype=torch.float32)
+    return like.new_empty(_blocks(n, like)[0], *like.shape, dtype=torch.float32)
 
 
-def _blocks(n: int) -> tuple[int, int]:
-    """Chunks of n positions, and blocks of ROWS in each."""
-    blocks = triton.cdiv(n, ROWS)
+def _shape(like: Tensor) -> tuple[str, int, int]:
+    """Precision, rows and warps of a program."""
+    return TF32 if torch.backends.cuda.matmul.allow_tf32 or like.dtype == torch.bfloat16 else EXACT
+
+
+def _blocks(n: int, like: Tensor) -> tuple[int, int]:
+    """Chunks of n positions, and blocks of rows in each."""
+    blocks = triton.cdiv(n, _shape(like)[1])
     each = triton.cdiv(blocks, CHUNKS)
     return triton.cdiv(blocks, each), each
 
 
 def _launch(kernel: Any, n: int, t: int, query: Tensor, key: Tensor, value: Tensor, *others: Tensor) -> None:
     b, h, _, d = query.shape
-    chunks, each = _blocks(n)
+    chunks, each = _blocks(n, query)
+    precision, rows, warps = _shape(query)
     strides = [stride for x in (query, key, value) for stride in x.stride()[:3]]
     strides += [stride for x in others if x.dim() == 4 for stride in x.stride()[:3]]
-    tf32 = torch.backends.cuda.matmul.allow_tf32 or query.dtype == torch.bfloat16
     kernel[(chunks, b * h)](
         *(query, key, value, *others, *strides, h, n, t, d, d**-0.5, each, max(16, triton.next_power_of_2(t))),
-        *(max(16, triton.next_power_of_2(d)), ROWS, "tf32" if tf32 else "ieee"),
+        *(max(16, triton.next_power_of_2(d)), rows, precision),
+        num_warps=warps,
     )
 
 

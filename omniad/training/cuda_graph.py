@@ -71,6 +71,8 @@ class GraphedStep:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         try:
+            if any("capturable" not in group for optimizer in self.optimizers for group in optimizer.param_groups):
+                raise RuntimeError("its optimizer counts its steps in Python")
             with _capturable(self.optimizers):
                 self._replay, self._results = self._record(lambda: self._step(self._batch, progress))
         except (RuntimeError, AssertionError) as error:
@@ -102,16 +104,14 @@ def record_graph(work: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Callable[[]
 def _capturable(optimizers: list[torch.optim.Optimizer]) -> Iterator[None]:
     """Let optimizers be recorded. Only here: the flag is saved with their state, and means nothing on a CPU."""
     groups: list[dict[str, Any]] = [group for optimizer in optimizers for group in optimizer.param_groups]
-    before = [group.get("capturable") for group in groups]
+    before = [group["capturable"] for group in groups]
     try:
         for group in groups:
-            if "capturable" in group:
-                group["capturable"] = True
+            group["capturable"] = True
         yield
     finally:
         for group, flag in zip(groups, before, strict=True):
-            if "capturable" in group:
-                group["capturable"] = flag
+            group["capturable"] = flag
 
 
 @contextmanager

@@ -67,7 +67,8 @@ class RD4AD(Method):
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
         """Adam with the authors' momenta."""
         trainable = [*self.embedding.parameters(), *self.decoder.parameters()]
-        return [torch.optim.Adam(trainable, training.learning_rate, BETAS, weight_decay=training.weight_decay)]
+        rate, decay = training.learning_rate, training.weight_decay
+        return [torch.optim.Adam(trainable, rate, BETAS, weight_decay=decay, fused=True)]
 
 
 def flat_cosine_loss(features: list[Tensor], reconstructions: list[Tensor]) -> Tensor:

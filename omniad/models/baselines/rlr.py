@@ -80,7 +80,8 @@ class RLR(Method):
 
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
         """Adam as the authors' training runs it."""
-        return [AdamWithIdleStep(self.levels.parameters(), training.learning_rate, weight_decay=training.weight_decay)]
+        rate, decay = training.learning_rate, training.weight_decay
+        return [AdamWithIdleStep(self.levels.parameters(), rate, weight_decay=decay, fused=True)]
 
 
 class AdamWithIdleStep(torch.optim.Adam):

@@ -67,10 +67,9 @@ class SimpleNet(Method):
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
         """AdamW for the projection, Adam at twice the rate for the discriminator."""
         rate = training.learning_rate
-        projection = torch.optim.AdamW(self.projection.parameters(), rate, weight_decay=PROJECTION_DECAY)
-        discriminator = torch.optim.Adam(
-            self.discriminator.parameters(), DISCRIMINATOR_RATE * rate, weight_decay=DISCRIMINATOR_DECAY
-        )
+        projection = torch.optim.AdamW(self.projection.parameters(), rate, weight_decay=PROJECTION_DECAY, fused=True)
+        faster, decay = DISCRIMINATOR_RATE * rate, DISCRIMINATOR_DECAY
+        discriminator = torch.optim.Adam(self.discriminator.parameters(), faster, weight_decay=decay, fused=True)
         return [projection, discriminator]
 
     def never_run(self) -> Sequence[nn.Module]:
