@@ -20,7 +20,8 @@ from omniad.models.complexity import MacCounter, complexity, complexity_by_part
 from omniad.models.coreset import ROWS, likeness
 from omniad.models.method import TrainingFree
 from omniad.parallel import usable_cores
-from omniad.training.loop import train_step
+from omniad.training.cuda_graph import WARM_UP
+from omniad.training.loop import make_step
 from omniad.wording import duration
 
 # Peak of single precision outside tensor cores, operations a second, as the makers' data sheets print it.
@@ -36,7 +37,8 @@ CARDS = {
     "H200": 67e12,
 }
 BATCH = 8  # images of a timed pass through an encoder
-ASSUMED_SHARE = 0.2  # of a named card's peak that a training reaches: a guess, no card was measured
+# Of a named card's peak that a training reaches: an H200's, at 66 ms a step of the default model (docs/performance.md).
+ASSUMED_SHARE = 0.14
 
 # Of MambaAD's scan, forward and backward. The kernel: a state's step in multiply-adds, at the rate of the rest of a
 # training, as measured on an H200 (56 of the 97 ms of a step of 16 images). Plain PyTorch: measured on one core; on a
@@ -142,11 +144,12 @@ def _measured_speed(device: torch.device, steps: int) -> float:
     sides = ((64, 64), (128, 32), (256, 16))  # channels and side of ResNet-34's maps at 256 pixels
     batch = [torch.rand(training.batch_size, channels, side, side, device=device) for channels, side in sides]
     optimizers = model.make_optimizers(training)
-    train_step(model, batch, optimizers, training, 0.0)[0].item()  # waits for a GPU
+    step = make_step(model, optimizers, training, device)
+    step(batch, 0.0)[0].item()  # waits for a GPU
     seconds = []
-    for _ in range(steps):
+    for _ in range(steps if device.type == "cpu" else steps + WARM_UP):  # the last ones replay a recorded step
         start = time.perf_counter()
-        train_step(model, batch, optimizers, training, 0.0)[0].item()
+        step(batch, 0.0)[0].item()
         seconds.append(time.perf_counter() - start)
     parts = complexity_by_part(ModelSettings())
     work = 3 * (parts["neck"][1] + parts["decoder"][1]) * training.batch_size
