@@ -76,7 +76,7 @@ def test_fit_killed_and_repeated_then_predict_outside_a_checkout(installed, tmp_
 def test_what_needs_a_checkout_says_so_in_one_line(installed, tmp_path):
     answer = call(installed, tmp_path, "complexity")
     assert (answer.returncode, answer.stdout, answer.stderr.count("\n")) == (1, "", 1)
-    assert "call this in a checkout of omniad" in answer.stderr
+    assert "run this in a checkout of omniad" in answer.stderr
     assert str(installed) not in answer.stderr
 
 

@@ -146,7 +146,7 @@ def test_one_image_as_json(run, tmp_path, capsys):
     assert main(["predict", str(run), str(file), "--json", "--cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] is None
     assert main(["predict", str(run), str(file)]) == 1
-    assert "--out DIR says where the results go; or --json" in capsys.readouterr().err
+    assert "give --out DIR for the results, or --json" in capsys.readouterr().err
 
 
 def test_the_verdict_is_above_the_runs_threshold(run, tmp_path):

@@ -140,9 +140,7 @@ def test_the_time_estimate_without_memory_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**63), "x", "1.5"])
-@pytest.mark.parametrize(
-    "command", ["train --dataset d --run r --out o", "pretrain --encoder resnet18 --out o", "fit f --out o"]
-)
+@pytest.mark.parametrize("command", ["train --dataset d --run r --out o", "fit f --out o"])
 def test_a_seed_that_is_none_is_refused_before_anything_starts(command, seed, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command.split(), f"--seed={seed}"])

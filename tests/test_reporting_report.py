@@ -27,6 +27,7 @@ TABLES = [f"Table {number}: " for number in ("I", "II", "III", "IV", "V", "VI", 
 LOWER = "\N{DOWNWARDS ARROW}"
 VALUES: dict[str, float | None] = dict.fromkeys((*SEVEN, "mAD"), 0.5)
 CONFIGURED = load_settings()
+PAPER = {name: entry for name, entry in CONFIGURED.tables.items() if re.fullmatch(r"table\d", name)}  # the paper's own
 TITLES = {source.title: name for name, source in CONFIGURED.sources.items()}
 
 
@@ -73,7 +74,7 @@ def test_without_runs_every_table_shows_print_and_what_to_type(nothing_run):
     text = nothing_run.read_text()
     assert "**Nothing has been run yet.**" in text
     assert [line for line in text.splitlines() if line.startswith("## Table")] == [
-        f"## {label}{table.title}" for label, table in zip(TABLES, CONFIGURED.tables.values(), strict=True)
+        f"## {label}{table.title}" for label, table in zip(TABLES, PAPER.values(), strict=True)
     ]
     for name in CONFIGURED.tables:
         assert f"`snakemake --cores all {name} --configfile " in text
@@ -84,7 +85,7 @@ def test_without_runs_every_table_shows_print_and_what_to_type(nothing_run):
 @pytest.mark.parametrize("report", ["nothing_run", "miniature"])
 def test_tables_are_whole_and_in_the_papers_order(report, request):
     tables = paper_tables(request.getfixturevalue(report).read_text())
-    for lines, entry in zip(tables, CONFIGURED.tables.values(), strict=True):
+    for lines, entry in zip(tables, PAPER.values(), strict=True):
         assert {len(line) for line in lines} == {len(lines[0])}
         assert all(cell for line in lines for cell in line)
         label = lines[0].index(entry.head)
@@ -95,7 +96,7 @@ def test_tables_are_whole_and_in_the_papers_order(report, request):
 @pytest.mark.parametrize("report", ["nothing_run", "miniature"])
 def test_every_printed_number_stands_in_its_row_and_column(report, request):
     tables = paper_tables(request.getfixturevalue(report).read_text())
-    for (head, *lines), entry in zip(tables, CONFIGURED.tables.values(), strict=True):
+    for (head, *lines), entry in zip(tables, PAPER.values(), strict=True):
         heads = {"parameters": "Params (M)<br>paper", "FLOPs": "FLOPs (G)<br>paper"}
         shown = {}
         for line in lines:
@@ -120,7 +121,9 @@ def test_a_finished_miniature_lacks_nothing_and_says_what_it_is(miniature):
     ours = [line for table in paper_tables(text) for line in table if "ours, equations (miniature)" in line]
     assert len(ours) == 3 + 3 + 4 + 3  # rows with a run in Tables I, II, III and V
     assert {cell for line in ours for cell in line[-7:]} == {"50.0"}
-    assert text.count("**Miniature data: these accuracies are not comparable with the paper's") == 7
+    assert (
+        text.count("**Miniature data: these accuracies are not comparable with the paper's") == len(TABLES) + 1
+    )  # and `field`
 
 
 def test_the_beginning_says_what_was_run(miniature):
@@ -182,7 +185,7 @@ def test_each_table_is_a_file_in_three_formats(miniature):
         printed = read_paper(PAPER_FOLDER / CONFIGURED.tables[name].paper)
         found = {(line["dataset"], line["row"], line["column"]): line["paper"] for line in lines if line["paper"]}
         assert found == {key: number.text for key, number in printed.items()}
-        assert {"published", "exact"} <= {line["definition"] for line in lines}
+        assert name not in PAPER or {"published", "exact"} <= {line["definition"] for line in lines}
         assert len(table) > 1
 
 
@@ -198,7 +201,7 @@ def test_latex_has_as_many_cells_as_columns(miniature, name):
     body = text[columns.end() : text.index(r"\end{tabular}")]
     lines = [line for line in body.splitlines() if line.endswith(r"\\")]
     entry = CONFIGURED.tables[name]
-    assert len(lines) > len(entry.rows)
+    assert len(lines) > (len(entry.rows) if name in PAPER else 1)  # what was not run has no line there
     assert {len(re.split(r"(?<!\\)&", line)) for line in lines} == {len(columns[1])}
     assert [body.count(rule) for rule in (r"\toprule", r"\bottomrule")] == [1, 1]
     assert text.count("{") == text.count("}")

@@ -55,7 +55,9 @@ def test_what_is_done_is_not_left(settings, tmp_path):
     (folder / "seed0" / "model.safetensors").touch()
     assert hours(settings) == pytest.approx(whole * 2 / 3)
     (folder / "seed1" / "state").mkdir(parents=True)
-    (folder / "seed1" / "state" / "progress.json").write_text(json.dumps({"step": 25, "steps": 100}))
+    (folder / "seed1" / "state" / "progress.json").write_text(
+        json.dumps({"epoch": 1, "epochs": 4, "step": 25, "steps": 100, "updated": "2026-01-01T00:00:00+00:00"})
+    )
     assert hours(settings) == pytest.approx(whole * (0.75 + 1) / 3)
     [planned] = plan_target(settings, "table1_released", SPEED).runs
     assert (planned.trained, planned.begun) == (1, 1)

@@ -22,7 +22,8 @@ from omniad.models.checkpoint import METHODS
 from omniad.models.complexity import MacCounter
 from omniad.models.encoder import Encoder
 from omniad.models.method import AllFeatures, Prepared
-from omniad.status import _position, _read_progress
+from omniad.runs.progress import read_progress
+from omniad.status import _position
 from omniad.training.cost import training_hours
 from omniad.training.plan import _share_left
 from omniad.training.state import LATEST
@@ -126,7 +127,7 @@ def test_killed_and_started_again_it_is_the_same_bit_for_bit(run, tmp_path, monk
     assert (tmp_path / "killed" / "state" / LATEST).exists() == (share is not None)
     progress = json.loads((tmp_path / "killed" / "state" / "progress.json").read_text())
     assert progress["prepared"] == (share or pytest.approx(0.5 * 6 / 7, abs=1e-4))
-    shown = _position(_read_progress(tmp_path / "killed" / "state" / "progress.json"))
+    shown = _position(read_progress(tmp_path / "killed"))
     assert shown == f"{progress['prepared']:.0%} prepared"
     assert _share_left(tmp_path / "killed") == pytest.approx(1 - progress["prepared"])
     train(run, 0, tmp_path / "killed", CPU)

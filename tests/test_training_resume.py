@@ -292,7 +292,9 @@ def test_a_finished_training_is_not_trained_again(run, uninterrupted, tmp_path, 
 def test_a_second_trainer_of_a_folder_is_refused_and_a_dead_one_is_none(run, tmp_path):
     process = start_training(changed(run, epochs=100_000), tmp_path)
     wait_for((tmp_path / "state" / LATEST).exists, process)
-    with pytest.raises(UserError, match=f"making it, pid {process.pid} on host {socket.gethostname()};"):
+    with pytest.raises(
+        UserError, match=f"in use by another process, pid {process.pid} on host {socket.gethostname()};"
+    ):
         train(run, 0, tmp_path, CPU)
     process.kill()
     process.join()
