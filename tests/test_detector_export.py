@@ -43,7 +43,7 @@ def images(tmp_path_factory) -> tuple[list[Path], np.ndarray]:
 
 def check(run: Path, images: tuple[list[Path], np.ndarray], maps: np.ndarray, scores: np.ndarray) -> None:
     """The same as `omniad predict` makes of the files, at a batch size that the exporter did not see."""
-    predicted = list(Detector(run, "cpu").predict(images[0]))
+    predicted = list(Detector(run, "cpu").score(images[0]))
     assert (maps.shape, scores.shape) == ((5, SIZE, SIZE), (5,))
     np.testing.assert_allclose(maps, np.stack([one.map for one in predicted]), atol=1e-4)
     np.testing.assert_allclose(scores, [one.score for one in predicted], atol=1e-4)

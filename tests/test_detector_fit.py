@@ -1,6 +1,7 @@
 """`omniad fit`: from a folder of good images to a run folder whose threshold is what it says."""
 
 import csv
+import importlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def test_the_threshold_is_the_quantile_of_what_predict_gives_the_held_out_images
     index = read_index(run / "prepared/parts/index.csv")
     held_out = index.loc[index["split"] == "validation"]
     files = [fitted / "parts" / image for image in held_out["image"]]
-    scores = [found.score for found in Detector(run, "cpu").predict(files)]
+    scores = [found.score for found in Detector(run, "cpu").score(files)]
     kept = read_threshold(run)
     assert kept is not None
     assert kept.threshold == pytest.approx(sorted(scores)[1], rel=1e-5)  # of three the second: half do not exceed it
@@ -256,3 +257,26 @@ def test_epochs_by_default_make_about_five_thousand_steps_within_the_papers():
     assert default_epochs(5000, 226) == 22  # MVTec-AD's 3,629 images
     assert default_epochs(5000, 5) == 500  # 80 images: as many as the paper trains
     assert default_epochs(5000, 10_000) == 10
+
+
+def test_images_and_weights_are_read_once(tmp_path, monkeypatch):
+    """One index, one pack opened, one hash of the weights, one detector loaded; the threshold is the returned one's."""
+    torch.manual_seed(0)
+    torch.save(Encoder("resnet18", 8).state_dict(), tmp_path / "encoder.pth")
+    write_images(tmp_path / "bolts", 6)
+    calls: list[str] = []
+
+    def counted(place: str, name: str) -> None:
+        module = importlib.import_module(place)
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, **named: (calls.append(name), original(*given, **named))[1])
+
+    counted("omniad.data.packs", "read_index")
+    counted("omniad.data.pack_writer", "read_index")
+    counted("omniad.detector.detector", "load_model")
+    counted("omniad.data.weights", "sha256_file")
+    counted("omniad.training.train", "open_pack")
+    detector = fit(tmp_path / "bolts", tmp_path / "run", epochs=1, weights=tmp_path / "encoder.pth", settings=TINY)
+    assert sorted(calls) == ["load_model", "sha256_file"]
+    kept = read_threshold(tmp_path / "run")
+    assert kept is not None and (detector.threshold, detector.typical) == (kept.threshold, kept.typical)

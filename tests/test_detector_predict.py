@@ -68,7 +68,7 @@ def test_the_scores_are_those_of_the_evaluation(run, tmp_path):
 def test_a_map_is_made_as_written_down(run, tmp_path):
     """Slow and literal: normalise, features, cosine distances, Gaussian of scipy, maximum."""
     pixels = write_image(tmp_path / "a.png")
-    (found,) = Detector(run, CPU).predict(tmp_path / "a.png")
+    (found,) = Detector(run, CPU).score(tmp_path / "a.png")
     image = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     model = load_model(run)
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_any_mix_of_images_end_to_end(run, tmp_path, monkeypatch, capsys):
 def test_a_full_size_map_is_the_bilinear_enlargement(run, tmp_path):
     """As PIL enlarges, which has its pixels' centres at the same places."""
     write_image(tmp_path / "a.png", size=(150, 110))
-    (found,) = Detector(run, CPU).predict([tmp_path / "a.png"])
+    (found,) = Detector(run, CPU).score([tmp_path / "a.png"])
     expected = Image.fromarray(found.map).resize((110, 150), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(found.full_size_map(), np.asarray(expected), atol=1e-6)
 
@@ -152,12 +152,12 @@ def test_one_image_as_json(run, tmp_path, capsys):
 def test_the_verdict_is_above_the_runs_threshold(run, tmp_path):
     own = shutil.copytree(run, tmp_path / "run")
     images = write_images(tmp_path / "images", 5)
-    scores = sorted(found.score for found in Detector(own, CPU).predict(images))
+    scores = sorted(found.score for found in Detector(own, CPU).score(images))
     write_threshold(own, Threshold(scores[2], 0.99, 3, 0.0, {}))
-    verdicts = {found.score: found.verdict for found in Detector(own, CPU).predict(images)}
+    verdicts = {found.score: found.verdict for found in Detector(own, CPU).score(images)}
     assert [verdicts[score] for score in scores] == ["good"] * 3 + ["anomalous"] * 2
     strict = Detector(own, CPU, threshold=scores[0])
-    assert sum(found.verdict == "anomalous" for found in strict.predict(images)) == 4
+    assert sum(found.verdict == "anomalous" for found in strict.score(images)) == 4
     (own / "threshold.json").write_text('{"threshold": "high"}')
     with pytest.raises(UserError, match="not a threshold of `omniad fit`"):
         Detector(own, CPU)
@@ -169,9 +169,9 @@ def test_random_projections_are_the_same_for_every_image_and_call(tmp_path):
     detector = Detector(run, CPU)
     assert detector.model.draws
     images = write_images(tmp_path / "images", 6)  # two batches
-    together = {found.path: found.score for found in detector.predict(images)}
+    together = {found.path: found.score for found in detector.score(images)}
     for path, score in together.items():
-        (alone,) = detector.predict(path)
+        (alone,) = detector.score(path)
         assert alone.score == pytest.approx(score, rel=1e-4)
 
 
@@ -179,9 +179,9 @@ def test_an_unreadable_image_is_raised_where_nobody_takes_it(run, tmp_path):
     write_images(tmp_path, 2)
     (tmp_path / "001.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"001\.png: can't be read"):
-        list(Detector(run, CPU).predict(tmp_path))
+        list(Detector(run, CPU).score(tmp_path))
     skipped: dict[Path, str] = {}
-    assert [one.path.name for one in Detector(run, CPU).predict(tmp_path, skipped)] == ["000.png"]
+    assert [one.path.name for one in Detector(run, CPU).score(tmp_path, skipped)] == ["000.png"]
     assert list(skipped) == [tmp_path / "001.png"]
 
 
@@ -190,14 +190,14 @@ def test_scores_that_are_not_finite_are_no_verdict(run, tmp_path):
     with torch.no_grad():
         next(detector.model.parameters()).fill_(torch.nan)
     with pytest.raises(UserError, match="scores that are not finite"):
-        list(detector.predict(write_images(tmp_path, 1)))
+        list(detector.score(write_images(tmp_path, 1)))
 
 
 def test_an_overlay_colours_from_what_is_usual_and_outlines_what_is_above_the_threshold(run, tmp_path):
     pixels = write_image(tmp_path / "a.png")
     detector = Detector(run, CPU, threshold=0.5)
     detector.typical = 0.1
-    (found,) = detector.predict(tmp_path / "a.png")
+    (found,) = detector.score(tmp_path / "a.png")
     heat = np.full((SIZE, SIZE), 0.1, np.float32)
     heat[16:48, 16:48] = 0.8
     drawn = np.asarray(overlay(detector, type(found)(found.path, 0.8, "anomalous", heat, found.size, found.view)))
@@ -210,7 +210,7 @@ def test_an_overlay_colours_from_what_is_usual_and_outlines_what_is_above_the_th
 
 def test_a_large_image_is_looked_at_in_a_smaller_view(run, tmp_path):
     write_image(tmp_path / "a.png", size=(600, 3000))
-    (found,) = Detector(run, CPU).predict(tmp_path / "a.png")
+    (found,) = Detector(run, CPU).score(tmp_path / "a.png")
     assert (found.size, found.view.shape) == ((600, 3000), (205, 1024, 3))
     assert found.full_size_map().shape == (600, 3000)
 

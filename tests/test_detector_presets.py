@@ -93,7 +93,7 @@ def test_fit_is_fast_by_default_and_finds_a_defect(tmp_path, caplog):
     pixels = pixels.copy()
     pixels[16:48, 16:48] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
     Image.fromarray(pixels).save(tmp_path / "test/spoiled.png")
-    good, spoiled = Detector(tmp_path / "run", "cpu").predict(tmp_path / "test")
+    good, spoiled = Detector(tmp_path / "run", "cpu").score(tmp_path / "test")
     assert (good.verdict, spoiled.verdict) == ("good", "anomalous")
     detector = Detector(tmp_path / "run", "cpu")
     assert detector.threshold is not None

@@ -64,7 +64,7 @@ def test_training_and_evaluation(tmp_path, seen, cache_gib):
 
 def test_predict(tmp_path, seen):
     write_images(tmp_path / "images", 2)
-    list(Detector(make_run(tmp_path / "run"), "cpu").predict(tmp_path / "images"))
+    list(Detector(make_run(tmp_path / "run"), "cpu").score(tmp_path / "images"))
     assert seen == [False]
 
 

@@ -57,7 +57,7 @@ def prediction(bench: Bench) -> Iterator[Row]:
     run_dir = write_run(bench, bench.run("default"))
     files = _write_images(bench.folder / "images", 4 if bench.dry else 256, 256 if bench.dry else 1024)
     detector = Detector(run_dir, bench.device)
-    list(detector.predict(files[:2]))
+    list(detector.score(files[:2]))
     for what, out in (("scores alone", None), ("maps and overlays", bench.folder / "predictions")):
         start = time.perf_counter()
         predict(detector, files, out)

@@ -36,7 +36,7 @@ SHOWN = 20  # paths of one kind of problem in a message; all of them are in the 
 log = logging.getLogger(__name__)
 
 
-def write_index(source: SourceSettings, out_csv: Path) -> None:
+def write_index(source: SourceSettings, out_csv: Path) -> pd.DataFrame:
     """Read a data set's layout, check all headers and the counts, write the index, sorted by class, split and path.
 
     Raises:
@@ -70,6 +70,7 @@ def write_index(source: SourceSettings, out_csv: Path) -> None:
     log.info("%s: %s of %s: %s", source.title, images, classes, out_csv)
     if left_out.reasons:
         log.warning("%s: left out: %s", source.title, left_out)
+    return index
 
 
 def read_index(file: Path) -> pd.DataFrame:

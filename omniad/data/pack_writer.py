@@ -39,14 +39,17 @@ SHOWN = 5  # masks in the line about how they were read
 log = logging.getLogger(__name__)
 
 
-def write_pack(source: SourceSettings, index_csv: Path, out_dir: Path, size: int) -> None:
+def write_pack(
+    source: SourceSettings, index_csv: Path, out_dir: Path, size: int, index: pd.DataFrame | None = None
+) -> None:
     """Decode and resize every image and mask of an index. `pack.json` comes last: without it there is no pack.
 
     Raises:
         UserError: images or masks can't be decoded (all of them are named), the disk is full, or a worker was ended.
             What was done till then is kept, and the same call goes on with it.
     """
-    index, index_sha256, files_sha256 = read_index(index_csv), sha256_file(index_csv), recorded_files(index_csv)
+    index = read_index(index_csv) if index is None else index
+    index_sha256, files_sha256 = sha256_file(index_csv), recorded_files(index_csv)
     with locked(out_dir / "pack"):
         try:
             sweep(out_dir)

@@ -43,8 +43,8 @@ class Pack:
         return (self.mask_bits[members] & bit) > 0
 
 
-def open_pack(folder: Path) -> Pack:
-    """The pack in `<prepared>/<dataset>/<size>/`, memory-mapped, with the index beside that folder.
+def open_pack(folder: Path, index: pd.DataFrame | None = None) -> Pack:
+    """The pack in `<prepared>/<dataset>/<size>/`, memory-mapped, with the index beside that folder (`index`, if read).
 
     Raises:
         UserError: there is no whole pack, or the index, or files that it names, changed after it was made.
@@ -62,7 +62,7 @@ def open_pack(folder: Path) -> Pack:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: a broken pack ({error}); remove the folder{again}") from None
     index_csv = folder.parent / "index.csv"
-    index = read_index(index_csv)
+    index = read_index(index_csv) if index is None else index
     if index_sha256 != sha256_file(index_csv) or images.shape != (*shape, 3) or masks.shape != shape:
         raise UserError(f"{folder}: the pack does not belong to {index_csv}; remove the folder{again}")
     if files != recorded_files(index_csv):

@@ -1,5 +1,6 @@
 """Where the weights that a run starts from are found, and how they are fetched and verified."""
 
+import functools
 import importlib.util
 import re
 from pathlib import Path
@@ -180,11 +181,22 @@ def start_file(model: ModelSettings, data: DataSettings) -> Path | None:
 
 def verified(path: Path, model: ModelSettings) -> Path:
     """The file, if it is the known one of its name. Raises UserError when it is not."""
-    packaged, sha256 = _packaged(model), sha256_file(path)
+    packaged, sha256 = _packaged(model), weights_hash(path)
     if not sha256.startswith(packaged.sha256 if packaged else name_hash(path.name)):
         again = f"install {packaged.package} anew" if packaged else "fetch it anew"
         raise UserError(f"{path}: has sha256 {sha256}, not the one of {path.name}; remove it and {again}")
     return path
+
+
+def weights_hash(path: Path) -> str:
+    """The sha256 of a file of weights, computed once a process as long as the file stays the same."""
+    facts = path.stat()
+    return _hash(path.resolve(), facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _hash(path: Path, size: int, changed_ns: int) -> str:
+    return sha256_file(path)
 
 
 def _packaged(model: ModelSettings) -> Packaged | None:

@@ -18,7 +18,7 @@ from omniad.data.folders import LeftOut
 from omniad.data.images import decode_image, resize
 from omniad.data.packs import normalise
 from omniad.detector.inputs import find_images
-from omniad.detector.threshold import of_other_weights, read_threshold
+from omniad.detector.threshold import Threshold, of_other_weights, read_threshold
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.models import load_model
@@ -78,10 +78,15 @@ class Detector:
                     f"{self.run_dir / THRESHOLD}: belongs to other weights; repeat `omniad fit`, or give --threshold"
                 )
             kept = None
-        self.threshold = kept.threshold if kept and threshold is None else threshold
+        self.use(kept)
+        self.threshold = self.threshold if threshold is None else threshold
+
+    def use(self, kept: Threshold | None) -> None:
+        """Judge by this threshold from now on, or by none."""
+        self.threshold = kept.threshold if kept else None
         self.typical = kept.typical if kept else None  # what the map usually shows beyond `expected` where all is well
 
-    def predict(
+    def score(
         self, images: str | Path | Iterable[str | Path], skipped: dict[Path, str] | None = None
     ) -> Iterator[Prediction]:
         """Score images of any size and mode, in order; each is read when its turn comes.
@@ -100,9 +105,9 @@ class Detector:
             if skipped is None:
                 raise UserError(f"{path}: can't be read: {reason}")
             skipped[path] = reason
-        return self._predict(files, skipped)
+        return self._score(files, skipped)
 
-    def _predict(self, files: list[Path], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
+    def _score(self, files: list[Path], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
         batch_size = self.settings.evaluation.batch_size
         with ThreadPoolExecutor(max_workers=usable_cores()) as pool:  # PIL releases the interpreter's lock
             # Images are read while the batch before them is computed.

@@ -9,25 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from omniad.config import RunSettings, Settings, SourceSettings, TrainingSettings, validate
 from omniad.data.download import unreachable
 from omniad.data.fetch import fetch
 from omniad.data.folders import LeftOut
-from omniad.data.index import read_index, write_index
+from omniad.data.index import write_index
 from omniad.data.layouts import own
 from omniad.data.pack_writer import write_pack
 from omniad.data.packs import Pack, open_pack
 from omniad.data.weights import weight_files, weights_file, weights_paths
 from omniad.detector.detector import Detector
 from omniad.detector.presets import DEFAULT, Chosen, choose
-from omniad.detector.threshold import make_threshold, write_threshold
+from omniad.detector.threshold import Threshold, make_threshold, write_threshold
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.files import sha256_file
 from omniad.models import build_model
 from omniad.models.checkpoint import METHODS, epochs_of
-from omniad.models.encoder import load_weights
+from omniad.models.encoder import check_entries, read_entries
 from omniad.names import name_problem
 from omniad.runs.files import CONFIG, MODEL, PREPARED, THRESHOLD
 from omniad.runs.provenance import load_run_settings
@@ -93,12 +94,13 @@ def fit(
     run, pack = _prepare(run, epochs, chosen.steps)
     device = pick_device()
     _announce(run, pack, chosen.about, on_cpu=device.type == "cpu")
-    train(run, seed, run_dir, device)
-    (run_dir / THRESHOLD).unlink(missing_ok=True)  # it is made anew, whatever became of the old one
-    _write_threshold(Detector(run_dir, device), pack, quantile)
+    train(run, seed, run_dir, device, pack=pack)
+    (run_dir / THRESHOLD).unlink(missing_ok=True)  # an old one, if any: the detector is loaded without it
+    detector = Detector(run_dir, device)
+    detector.use(_write_threshold(detector, pack, quantile))
     if "test" in set(pack.index["split"]):
         log.info("It came with test images: `omniad evaluate %s` measures the detector on them.", run_dir)
-    return Detector(run_dir, device)
+    return detector
 
 
 def _run_settings(folder: Path, run_dir: Path, settings: Settings, weights: str | Path | None) -> RunSettings:
@@ -150,22 +152,24 @@ def get_weights(run: RunSettings) -> None:
                 )
             fetch(file)
     found = weights_file(run.model, run.data)
-    if found is not None:
-        load_weights(build_model(run.model).encoder, found)  # told now if they are another model's
+    if found is not None:  # another model's are refused now, not after the images were read
+        with torch.device("meta"):
+            encoder = build_model(run.model).encoder
+        check_entries(encoder.state_dict(), encoder.own_entries(read_entries(found)), str(found))
 
 
 def _prepare(run: RunSettings, epochs: int | None, steps: int) -> tuple[RunSettings, Pack]:
     """Index and pack the images, unless they are; the run with the batch size and epochs for so many images."""
     index_csv = run.pack_folder.parent / "index.csv"
-    write_index(run.source, index_csv)
-    images = Counter(read_index(index_csv)["split"])["train"]
+    index = write_index(run.source, index_csv)
+    images = Counter(index["split"])["train"]
     batch_size = min(run.training.batch_size, images)
     training = {"batch_size": batch_size, "epochs": epochs or default_epochs(steps, images // batch_size)}
     try:
-        pack = open_pack(run.pack_folder)
+        pack = open_pack(run.pack_folder, index)
     except UserError:  # none yet, or of other images
-        write_pack(run.source, index_csv, run.pack_folder, run.data.image_size)
-        pack = open_pack(run.pack_folder)
+        write_pack(run.source, index_csv, run.pack_folder, run.data.image_size, index)
+        pack = open_pack(run.pack_folder, index)
     checked = validate(TrainingSettings, run.training.model_dump() | training, "omniad fit", ("training",))
     return run.model_copy(update={"training": checked}), pack
 
@@ -201,7 +205,7 @@ def _time(run: RunSettings, images: int, scored: int) -> str:
         return f"how long it takes can't be measured ({error})"
 
 
-def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
+def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> Threshold:
     """From the held-out images, or from those trained on where the model can leave each one out for itself."""
     leaves_out = detector.model.leaves_out
     rows = pack.index.loc[pack.index["split"] == ("train" if leaves_out else "validation")].reset_index(names="row")
@@ -216,7 +220,8 @@ def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
         scores.append(found)
         medians.append(np.median(maps - detector.expected, axis=(1, 2)))
     threshold = make_threshold(np.concatenate(scores), np.concatenate(medians), rows["class"].tolist(), quantile)
-    write_threshold(detector.run_dir, threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL)))
+    threshold = threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL))
+    write_threshold(detector.run_dir, threshold)
     log.info(
         "threshold %.6g: %g %% of %d good images, each scored as if it were new, score at most that. Next: "
         "`omniad predict %s IMAGES --out DIR`",
@@ -225,6 +230,7 @@ def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> None:
         threshold.images,
         detector.run_dir,
     )
+    return threshold
 
 
 def _some_of_each(classes: pd.Series) -> list[int]:

@@ -112,7 +112,7 @@ def _rows(
         ThreadPoolExecutor(max_workers=WRITERS) as pool,  # files are written while the next batch is computed
         tqdm(total=len(files), desc="predict", unit="image", disable=not sys.stderr.isatty()) as bar,
     ):
-        for number, row in enumerate(in_order(pool, finish, detector.predict(files, skipped), 2 * WRITERS), start=1):
+        for number, row in enumerate(in_order(pool, finish, detector.score(files, skipped), 2 * WRITERS), start=1):
             yield row
             bar.update(number + len(skipped) - bar.n)
 

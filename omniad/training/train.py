@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from omniad.config import RunSettings
-from omniad.data.packs import open_pack
-from omniad.data.weights import name_hash, start_file, weights_file
+from omniad.data.packs import Pack, open_pack
+from omniad.data.weights import name_hash, start_file, weights_file, weights_hash
 from omniad.devices import is_out_of_memory, pick_device
 from omniad.errors import UserError
 from omniad.files import sha256_file, sweep
@@ -35,7 +35,14 @@ from omniad.training.signals import stop_signals
 from omniad.training.state import StateFolder, fingerprint
 
 
-def train(settings: RunSettings, seed: int, out: Path, device: torch.device | None = None, force: bool = False) -> None:
+def train(
+    settings: RunSettings,
+    seed: int,
+    out: Path,
+    device: torch.device | None = None,
+    force: bool = False,
+    pack: Pack | None = None,
+) -> None:
     """Train one run and write its folder: config.yaml, model.safetensors, history.csv, provenance.json.
 
     Goes on from `out/state` when that is of the same training; a finished one's files are written again from it. What
@@ -45,6 +52,7 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
         settings: the resolved run; its pack must exist (`omniad pack`).
         seed: of the weights, the order of the images and the jitter.
         out: the run folder, locked meanwhile.
+        pack: the run's own, if it is open already.
         force: train MambaAD even where its scan takes days (see `cost.refuse_plain_scan`).
 
     Raises:
@@ -55,7 +63,7 @@ def train(settings: RunSettings, seed: int, out: Path, device: torch.device | No
     if not 0 <= seed < 2**63:
         raise UserError(f"a seed must be between 0 and 2^63 - 1, not {seed}")
     clock, device = time.monotonic(), device or pick_device()
-    pack = open_pack(settings.pack_folder)
+    pack = pack or open_pack(settings.pack_folder)
     if not force:
         refuse_plain_scan(settings, pack.index["split"].tolist().count("train"), device)
     torch.manual_seed(seed)
@@ -95,7 +103,7 @@ def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tu
     file = weights_file(settings.model, settings.data)
     if file is not None:
         load_weights(model.encoder, file)
-        weights |= {"file": file.name, "sha256": sha256_file(file)}
+        weights |= {"file": file.name, "sha256": weights_hash(file)}
     start = start_file(settings.model, settings.data)
     if start is not None:
         model.load_start(start)
