@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+MEAN = "mean"  # no class is called so: it is metrics.csv's name for the plain mean over classes
 MOST_BYTES = 200  # of a name in UTF-8: file systems allow 255, and endings come after it
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters; what is not UTF-8
 OUTSIDE = re.compile(rf"^/|(?:^|/)\.\.(?:/|$)|{CONTROL.pattern}")

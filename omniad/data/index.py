@@ -24,8 +24,7 @@ from omniad.data.layouts import read_records
 from omniad.data.layouts.record import SPLITS
 from omniad.errors import UserError
 from omniad.files import atomic_write, has_files
-from omniad.names import leaves_folder, name_problem
-from omniad.runs.files import MEAN
+from omniad.names import MEAN, leaves_folder, name_problem
 from omniad.wording import count, shown
 
 COLUMNS = ["class", "split", "label", "defect", "image", "mask"]

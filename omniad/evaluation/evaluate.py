@@ -38,8 +38,9 @@ from omniad.metrics.from_maps import evaluate_class
 from omniad.models import Method, load_model
 from omniad.models.anomaly_map import smooth
 from omniad.models.precision import arithmetic
+from omniad.names import MEAN
 from omniad.runs.artifacts import write_curves, write_examples, write_scores
-from omniad.runs.files import MAPS, MEAN, MODEL
+from omniad.runs.files import MAPS, MODEL
 from omniad.runs.measurements import write_metrics
 from omniad.runs.provenance import hardware, load_run_settings, peak_memory_mib, read_provenance, write_provenance
 from omniad.runs.weights import measured_others, remove_measured

@@ -33,7 +33,6 @@ HISTORY_COLUMNS = ("epoch", "loss", "learning_rate", "gradient_norm", "seconds")
 EPOCHS_COLUMNS = ("epoch", "metric", "definition", "value")
 METRICS_COLUMNS = ("class", "metric", "definition", "value", "reason", "spread")
 SCORES_COLUMNS = ("image", "class", "label", "score")
-MEAN = "mean"  # metrics.csv's class for the plain mean over classes
 
 
 class RunName(NamedTuple):

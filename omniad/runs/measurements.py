@@ -17,8 +17,9 @@ from omniad.errors import UserError
 from omniad.files import atomic_write, read_csv, reading
 from omniad.metrics.definitions import DEFINITIONS
 from omniad.metrics.definitions import METRICS as METRIC_NAMES
+from omniad.names import MEAN
 from omniad.runs.artifacts import fraction
-from omniad.runs.files import MEAN, METRICS, METRICS_COLUMNS
+from omniad.runs.files import METRICS, METRICS_COLUMNS
 from omniad.runs.finished import FinishedRun
 
 COLUMNS = ("dataset", "run", "seed", "class", "metric", "definition", "value", "reason", "spread")
