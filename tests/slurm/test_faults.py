@@ -84,7 +84,7 @@ def test_after_a_killed_snakemake_its_job_makes_room_for_the_next(project):
         seen = []
         wait_until(lambda: again.snakemake.poll() is not None or bool(seen.append(trainers(project, "orphaned"))), 180)
         output = again.finish()
-    assert f"Slurm job {trainer.job} of an earlier, killed call is ended" in output
+    assert f"Slurm job {trainer.job} left by an earlier, killed call: cancelled" in output
     assert job(trainer.job)["JobState"] == "CANCELLED"
     assert max(map(len, seen)) == 1  # never two writers
     assert len({one.process for moment in seen for one in moment}) == 2  # first the orphan, then its successor
