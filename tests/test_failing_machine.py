@@ -133,7 +133,7 @@ def test_the_time_estimate_without_memory_is_told(monkeypatch):
             "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate"
         )
 
-    monkeypatch.setattr(omniad.training.cost, "train_step", no_memory)
+    monkeypatch.setattr(omniad.training.cost, "make_step", no_memory)
     omniad.training.cost.measured_speed.cache_clear()
     with pytest.raises(UserError, match="out of memory on cpu"):
         omniad.training.cost.measured_speed(CPU)

@@ -172,6 +172,6 @@ def plan_text(target: str, plan: Plan, processor: str) -> str:
             f"{target}: {total} trainings, {trained} done, {total - trained} left: about {time},",
             f"one at a time on {processor}.",
             f"Download {plan.download / 1e9:.1f} GB, disk {plan.disk / 1e9:.1f} GB more. Evaluation comes on top.",
-            "Memory is that of weights, gradients and moments; activations, which grow with the batch, come on top.",
+            "Memory of a GPU at the run's batch; >: activations come on top.",
         ]
     )
