@@ -13,7 +13,8 @@ import pytest
 from reporting_results import compile_latex
 
 from omniad.config import Settings, check_settings, run_settings
-from omniad.reporting.layout import NOTHING, lay_out
+from omniad.reporting.cells import NOTHING
+from omniad.reporting.layout import lay_out
 from omniad.reporting.missing import missing
 from omniad.reporting.outcome import outcome
 from omniad.reporting.render import templates

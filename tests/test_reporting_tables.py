@@ -4,7 +4,8 @@ import pytest
 from reporting_results import paper_settings, write_run
 
 from omniad.config import Settings, check_settings, load_settings
-from omniad.reporting.layout import Grid, lay_out, signed
+from omniad.reporting.cells import signed
+from omniad.reporting.layout import Grid, lay_out
 from omniad.reporting.missing import command, missing
 from omniad.reporting.render import csv_lines, latex, markdown
 from omniad.reporting.tables import Table, build_tables, find

@@ -10,7 +10,7 @@ from typing import Any
 
 from omniad.config import Settings
 from omniad.files import write_csv
-from omniad.reporting.layout import NOTHING, measured_text, signed
+from omniad.reporting.cells import NOTHING, measured_text, signed
 from omniad.reporting.paper import CLASS_CELL, PAPER_FOLDER, PER_CLASS_FILE, Printed, read_paper
 from omniad.reporting.seeds import Key, SeedMean, Summary, summarise
 from omniad.reporting.tables import DEFINITIONS, SHOWN

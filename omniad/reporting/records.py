@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omniad.files import write_csv
-from omniad.reporting.layout import NOTHING
+from omniad.reporting.cells import NOTHING
 from omniad.runs.finished import FinishedRun
 from omniad.wording import count, duration
 

@@ -14,8 +14,9 @@ import jinja2
 from markupsafe import Markup, escape
 
 from omniad.config import VARIANTS
+from omniad.reporting.cells import MINUS, NOT_RUN, NOTHING, SIGNS, UNDEFINED
 from omniad.reporting.complexity import COUNTS
-from omniad.reporting.layout import BEST, MINUS, NOT_RUN, NOTHING, SECOND, SIGNS, UNDEFINED
+from omniad.reporting.layout import BEST, SECOND
 from omniad.reporting.tables import DEFINITIONS, PRINTED_VARIANT, SHOWN, Ours, Row, Table
 from omniad.reporting.verdicts import HIGHER, LOWER, REPRODUCED, Verdict
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from omniad.reporting.cells import NOT_RUN
 from omniad.reporting.claims.comparisons import MAYBE, NO, YES, Part, answers, blurred
 from omniad.reporting.claims.forms import Above, Claim
 from omniad.reporting.claims.parts import parts_of
 from omniad.reporting.claims.sources import NOT_MEASURABLE, NOT_PRINTED, Absent, Source
 from omniad.reporting.complexity import Resolutions
-from omniad.reporting.layout import NOT_RUN
 from omniad.reporting.tables import Found, Table
 from omniad.reporting.verdicts import NOT_JUDGED, ONE_SEED
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 
 from omniad.data.counts import read_counts
+from omniad.reporting.cells import NOT_RUN
 from omniad.reporting.claims.comparisons import NO, ROUNDING, YES, ZERO, Part
 from omniad.reporting.claims.forms import Growth, Images, Mean, Numbers
 from omniad.reporting.claims.sources import NOT_MEASURABLE, NOT_PRINTED, Absent, Source
 from omniad.reporting.complexity import Resolutions
-from omniad.reporting.layout import NOT_RUN
 from omniad.reporting.tables import Found
 
 

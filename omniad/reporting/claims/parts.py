@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from omniad.reporting.cells import signed
 from omniad.reporting.claims.comparisons import Comparison, Estimate, Part, above, agrees, apart, within
 from omniad.reporting.claims.exact import growth, images, mean, numbers
 from omniad.reporting.claims.forms import (
@@ -20,7 +21,6 @@ from omniad.reporting.claims.forms import (
 )
 from omniad.reporting.claims.sources import NOT_PRINTED, Absent, Source
 from omniad.reporting.complexity import Resolutions
-from omniad.reporting.layout import signed
 from omniad.reporting.tables import Found
 
 TIE = 0.05  # a difference up to here rounds to 0.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from omniad.reporting.cells import NOT_RUN
 from omniad.reporting.claims.comparisons import Estimate
 from omniad.reporting.complexity import COUNTS
-from omniad.reporting.layout import NOT_RUN
 from omniad.reporting.tables import PRINTED_VARIANT, Row, Table
 from omniad.reporting.verdicts import NOT_JUDGED
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from omniad.reporting.cells import COST_HEADS
 from omniad.reporting.complexity import COUNTS, Resolutions
 from omniad.reporting.figures.drawing import FONT, Drawn, label, new_figure, plain, save_figure, style
-from omniad.reporting.layout import COST_HEADS
 from omniad.reporting.tables import PRINTED_VARIANT, Table
 
 ACCURACY_TITLE = "Accuracy against cost"
