@@ -79,6 +79,10 @@ class AllOf(list[list[Tensor]]):
     def images(self) -> int:
         return sum(len(batch[0]) for batch in self)
 
+    @property
+    def originals(self) -> range:
+        return range(self.images)
+
     def after(self, images: int) -> Iterator[list[Tensor]]:
         """The same without the first so many images."""
         seen = list(accumulate((len(batch[0]) for batch in self), initial=0))

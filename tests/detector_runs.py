@@ -29,7 +29,7 @@ TINY = Settings.model_validate(
 
 def no_speed_test(patch: pytest.MonkeyPatch) -> None:
     """`fit` foretells its time by a few steps of the full-size model, which take seconds; here it tells any time."""
-    patch.setattr("omniad.detector.fit.cpu_hours", lambda run, images, scored: 0.01)
+    patch.setattr("omniad.detector.announce.cpu_hours", lambda run, images, scored: 0.01)
 
 
 def write_image(file: Path, seed: int = 0, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:

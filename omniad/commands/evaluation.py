@@ -11,9 +11,12 @@ from omniad.commands.parser import Commands
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    from omniad.detector.evaluate import evaluate_tiled
     from omniad.evaluation.evaluate import evaluate
+    from omniad.runs.provenance import load_run_settings
 
-    evaluate(options.run_dir, keep_maps=options.maps)
+    tiled = load_run_settings(options.run_dir).tiles is not None
+    (evaluate_tiled if tiled else evaluate)(options.run_dir, keep_maps=options.maps)
 
 
 def metrics(options: argparse.Namespace) -> None:
@@ -36,7 +39,8 @@ def add_commands(commands: Commands) -> None:
         "score a run's test images and write its metrics",
         "results/runs/mvtec/default/seed0",
         reads="RUN_DIR/config.yaml and model.safetensors, and the packed data set they name",
-        writes="scores.csv, metrics.csv, curves.npz and examples/ in RUN_DIR",
+        writes="scores.csv, metrics.csv, curves.npz and examples/ in RUN_DIR; of a run on tiles also "
+        "metrics_full_size.csv",
     )
     sub.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a finished training")
     sub.add_argument("--maps", action="store_true", help="also write all anomaly maps, float32, to RUN_DIR/maps/")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from omniad.commands.parser import Commands, seed
+from omniad.config import TileSettings
 from omniad.detector.presets import DEFAULT, PRESETS
 from omniad.errors import UserError
 
@@ -18,7 +19,8 @@ def fit(options: argparse.Namespace) -> None:
     from omniad.detector.fit import fit
 
     chosen = {"preset": options.preset, "method": options.method, "config": options.config}
-    fit(options.folder, options.out, options.epochs, options.quantile, options.weights, options.seed, **chosen)
+    tiles = {"tile": options.tile, "overlap": options.overlap, "scale": options.scale}
+    fit(options.folder, options.out, options.epochs, options.quantile, options.weights, options.seed, **chosen, **tiles)
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -97,6 +99,17 @@ def add_commands(commands: Commands) -> None:
         help="the encoder's; default: its package's, or the configured ones, fetched once",
     )
     sub.add_argument("--seed", type=seed, default=0)
+    sub.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="cut images into tiles of this side, the model's input then, instead of resizing each to it",
+    )
+    default = TileSettings()
+    sub.add_argument("--overlap", type=int, metavar="PIXELS", help=f"what tiles share (default: {default.overlap})")
+    sub.add_argument(
+        "--scale", type=float, metavar="FACTOR", help=f"of images before they are cut (default: {default.scale:g})"
+    )
 
     sub = commands.add(
         "predict",
@@ -125,7 +138,8 @@ def add_commands(commands: Commands) -> None:
         "export the model as one graph, from image tensor to smoothed map and score",
         "my_run --format onnx --out detector.onnx",
         reads="RUN_DIR/config.yaml and model.safetensors",
-        writes="FILE: images (B, 3, S, S), RGB in [0, 1] -> maps (B, S, S), scores (B,); checked against PyTorch",
+        writes="FILE: images (B, 3, S, S), RGB in [0, 1] -> maps (B, S, S), scores (B,); checked against PyTorch. Of a "
+        "run on tiles it takes tiles: docs/from-python.md shows how to cut them and to blend their maps",
     )
     sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     sub.add_argument("--format", required=True, choices=["onnx", "pt2"], help="pt2: for torch.export.load")

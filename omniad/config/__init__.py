@@ -29,6 +29,7 @@ from omniad.config.settings import (
     RunSettings,
     Settings,
     SourceSettings,
+    TileSettings,
     TrainingSettings,
 )
 from omniad.config.shown import RowSettings, TableSettings
@@ -51,6 +52,7 @@ __all__ = [
     "Settings",
     "SourceSettings",
     "TableSettings",
+    "TileSettings",
     "TrainingSettings",
     "check_settings",
     "known",

@@ -239,6 +239,15 @@ class Settings(Section):
     figures: dict[Name, FigureSettings] = Field(default={})
 
 
+class TileSettings(Section):
+    """Images are cut into overlapping tiles of `data.image_size` pixels, which are not resized."""
+
+    overlap: int = Field(default=32, ge=0, description="pixels that a tile shares with the next; below its side")
+    scale: Annotated[float, at_most(16, "more shows nothing new")] = Field(
+        default=1.0, gt=0, description="of the image before it is cut; 1 is its own size"
+    )
+
+
 class RunSettings(Section):
     """One run, resolved: what a run folder's `config.yaml` holds."""
 
@@ -249,12 +258,16 @@ class RunSettings(Section):
     model: ModelSettings
     training: TrainingSettings
     evaluation: EvaluationSettings
+    tiles: TileSettings | None = Field(default=None, description="of `omniad fit --tile`; null: images are resized")
     note: str = ""
 
     @property
     def pack_folder(self) -> Path:
-        """Where the data set's images lie at this run's resolution."""
-        return self.data.pack_folder(self.dataset)
+        """Where the data set's images lie at this run's resolution, or their tiles."""
+        whole = self.data.pack_folder(self.dataset)
+        if self.tiles is None:
+            return whole
+        return whole.with_name(f"{whole.name}-overlap-{self.tiles.overlap}-scale-{self.tiles.scale:g}")
 
     def numbers(self) -> dict[str, dict[str, Any]]:
         """The groups `model`, `training` and `evaluation` without the settings that change no number."""

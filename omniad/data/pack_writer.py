@@ -49,13 +49,23 @@ def write_pack(
             What was done till then is kept, and the same call goes on with it.
     """
     index = read_index(index_csv) if index is None else index
+    make_pack(index_csv, out_dir, len(index), size, lambda growing: _fill(growing, index, source))
+    log.info("%s: %d images at %d pixels are in %s/", source.title, len(index), size, out_dir)
+
+
+def make_pack(index_csv: Path, out_dir: Path, rows: int, size: int, fill: Callable[[GrowingPack], None]) -> None:
+    """Make a pack of so many rows, which `fill` writes; one that is taken up again holds `GrowingPack.rows` of them.
+
+    Raises:
+        UserError: the disk is full, a worker was ended, or what `fill` raises.
+    """
     index_sha256, files_sha256 = sha256_file(index_csv), recorded_files(index_csv)
     with locked(out_dir / "pack"):
         try:
             sweep(out_dir)
-            growing = GrowingPack(out_dir, len(index), size, index_sha256, files_sha256)
+            growing = GrowingPack(out_dir, rows, size, index_sha256, files_sha256)
             try:
-                _fill(growing, index, source)
+                fill(growing)
                 content_sha256 = growing.finish()
             finally:
                 growing.close()
@@ -66,12 +76,11 @@ def write_pack(
                 f"{out_dir}: the system ended a worker, for want of memory perhaps; repeat to go on"
             ) from None
         digest = hashlib.sha256(f"{content_sha256}{index_sha256}{size}".encode()).hexdigest()
-        note = {"version": PACK_VERSION, "size": size, "images": len(index)}
+        note = {"version": PACK_VERSION, "size": size, "images": rows}
         note |= {"index_sha256": index_sha256, "digest": digest}
         note |= {"files_sha256": files_sha256} if files_sha256 else {}
         with atomic_write(out_dir / NOTE) as file:
             json.dump(note, file, indent=1)
-    log.info("%s: %d images at %d pixels are in %s/", source.title, len(index), size, out_dir)
 
 
 def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> None:

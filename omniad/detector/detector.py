@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,12 +13,14 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from omniad.data.folders import LeftOut
 from omniad.data.images import decode_image, resize
 from omniad.data.packs import normalise
 from omniad.detector.inputs import find_images
 from omniad.detector.threshold import Threshold, of_other_weights, read_threshold
+from omniad.detector.tiles import Grid, scaled
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.models import load_model
@@ -39,13 +41,13 @@ class Prediction:
     path: Path
     score: float  # higher is more anomalous
     verdict: str  # "good" or "anomalous" (score above the threshold); "" without a threshold
-    map: np.ndarray  # (S, S) float32, at the run's resolution; the score is usually its maximum
+    map: np.ndarray  # (S, S) float32, at the run's resolution; of a run on tiles (H, W), at its scale
     size: tuple[int, int]  # height and width of the image when it stands upright, pixels
     view: np.ndarray  # (h, w, 3) uint8: the image, made smaller where it is larger than VIEW
 
     def full_size_map(self) -> np.ndarray:
         """The map at the image's own size, (H, W) float32, resized bilinearly."""
-        return resize_map(self.map, self.size)
+        return self.map if self.map.shape == self.size else resize_map(self.map, self.size)
 
 
 class Detector:
@@ -65,13 +67,16 @@ class Detector:
     ) -> None:
         self.run_dir = Path(run_dir)
         self.settings = load_run_settings(run_dir)
-        self.size = self.settings.data.image_size
+        self.size, self.tiles = self.settings.data.image_size, self.settings.tiles
         if threshold is not None and not math.isfinite(threshold):
             raise UserError(f"the threshold must be a finite number, not {threshold}")
         kept = read_threshold(self.run_dir)
         self.device = pick_device() if device is None else torch.device(device)
         self.model = load_model(run_dir, self.device)
-        self.expected = self.model.expected_map(self.size).cpu().numpy()  # what a map may show before it counts
+        expected = self.model.expected_map(self.size).cpu().numpy()  # (S, S)
+        self._of_tile = expected if self.tiles else None
+        # What a map may show before it counts. From the map of a run on tiles it is taken off before they are blended.
+        self.expected = np.zeros((1, 1), np.float32) if self.tiles else expected
         if kept and of_other_weights(kept, self.run_dir):
             if threshold is None:
                 raise UserError(
@@ -108,15 +113,44 @@ class Detector:
         return self._score(files, skipped)
 
     def _score(self, files: list[Path], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
+        # Images are read while what was read before them is computed: a batch, or one large image.
         batch_size = self.settings.evaluation.batch_size
-        with ThreadPoolExecutor(max_workers=usable_cores()) as pool:  # PIL releases the interpreter's lock
-            # Images are read while the batch before them is computed.
-            read = in_order(pool, lambda file: _read(file, self.size), files, 2 * batch_size)
+        threads, ahead = (1, 2) if self.tiles else (usable_cores(), 2 * batch_size)
+        with ThreadPoolExecutor(max_workers=threads) as pool:  # PIL releases the interpreter's lock
+            read = in_order(pool, lambda file: _read(file, self.pixels), files, ahead)
             readable = (image for image in read if not _skip(image, skipped))
+            if self.tiles:
+                yield from (self._prediction(image, *self.compute_whole(image.pixels)) for image in readable)
             while batch := list(islice(readable, batch_size)):
                 maps, scores = self.compute(np.stack([image.pixels for image in batch]))
                 for image, anomaly_map, score in zip(batch, maps, scores.tolist(), strict=True):
-                    yield Prediction(image.file, score, self._verdict(score), anomaly_map, image.size, image.view)
+                    yield self._prediction(image, anomaly_map, score)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """What is scored of an RGB image, uint8: (S, S, 3), or with tiles the whole at the run's scale, (H, W, 3).
+
+        Raises:
+            ValueError: it is smaller than a tile.
+        """
+        return scaled(image, self.size, self.tiles.scale) if self.tiles else resize(image, self.size)
+
+    def compute_whole(self, pixels: np.ndarray, own: int | None = None) -> tuple[np.ndarray, float]:
+        """Map (H, W), float32, and score of one image that is cut into tiles, (H, W, 3), uint8 RGB at the run's scale.
+
+        The map is blended from what the tiles' smoothed maps show beyond what is expected at each place of a tile. The
+        score is the highest that the method's rule gives to a part of it where a tile was. `own`: see `compute`.
+        """
+        assert self.tiles is not None and self._of_tile is not None
+        of_tile, batch_size = self._of_tile, self.settings.evaluation.batch_size
+        grid = Grid((pixels.shape[0], pixels.shape[1]), self.size, self.tiles.overlap)
+
+        def maps_of(tiles: np.ndarray) -> np.ndarray:
+            return self.compute(tiles, None if own is None else np.full(len(tiles), own))[0] - of_tile
+
+        blended = grid.blend(pixels, batch_size, maps_of)
+        with torch.inference_mode():
+            parts = (torch.from_numpy(grid.cut(blended, places) + of_tile) for places in grid.batches(batch_size))
+            return blended, max(float(self.model.image_scores(part.to(self.device)).max()) for part in parts)
 
     @torch.inference_mode()
     def compute(self, pixels: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -138,30 +172,32 @@ class Detector:
             raise UserError(f"{self.run_dir}: its model gives scores that are not finite; train it anew")
         return maps.cpu().numpy(), scores
 
-    def _verdict(self, score: float) -> str:
-        if self.threshold is None:
-            return ""
-        return "anomalous" if score > self.threshold else "good"
+    def _prediction(self, image: _Image, anomaly_map: np.ndarray, score: float) -> Prediction:
+        verdict = ""
+        if self.threshold is not None:
+            verdict = "anomalous" if score > self.threshold else "good"
+        return Prediction(image.file, score, verdict, anomaly_map, image.size, image.view)
 
 
 class _Image(NamedTuple):
     """A file as it was read, or the reason why it can't be."""
 
     file: Path
-    pixels: np.ndarray  # (S, S, 3) uint8
+    pixels: np.ndarray  # see `Detector.pixels`
     view: np.ndarray
     size: tuple[int, int]
     problem: str = ""
 
 
-def _read(file: Path, size: int) -> _Image:
+def _read(file: Path, to_pixels: Callable[[Image.Image], np.ndarray]) -> _Image:
     """In a thread: decode, turn upright, resize."""
     try:
         image = decode_image(file)
+        pixels = to_pixels(image)
     except Exception as error:  # broken files make PIL's decoders raise anything
         nothing = np.empty(0, np.uint8)
         return _Image(file, nothing, nothing, (0, 0), " ".join(str(error).split()) or type(error).__name__)
-    pixels, native = resize(image, size), (image.height, image.width)
+    native = (image.height, image.width)
     image.thumbnail((VIEW, VIEW))
     return _Image(file, pixels, np.asarray(image), native)
 

@@ -1,7 +1,8 @@
 """A run folder's whole way from image to map and score as one graph, for programs without omniad.
 
 The graph: images (B, 3, S, S), float32, RGB in [0, 1] -> maps (B, S, S), smoothed, and scores (B,), float32. B is free,
-S is the run's resolution. Normalisation and smoothing are inside.
+S is the run's resolution. Normalisation and smoothing are inside. The graph of a run on tiles takes tiles; what a
+tile's map is expected to show (`Method.expected_map`) is taken off, so that maps can be blended as they come.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class ImageToMap(nn.Module):
     def __init__(self, model: Method, settings: RunSettings):
         super().__init__()
         self.model, self.sigma, self.size = model, settings.evaluation.sigma, settings.data.image_size
+        self.tiled = settings.tiles is not None
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1))
 
@@ -102,7 +104,8 @@ class ImageToMap(nn.Module):
         """(B, 3, S, S) -> (B, S, S), (B,)."""
         features = self.model.encode((images - self.mean) / self.std)
         maps = smooth(self.model.anomaly_maps(features, self.size), self.sigma)
-        return maps, self.model.image_scores(maps)
+        scores = self.model.image_scores(maps)
+        return (maps - self.model.expected_map(self.size) if self.tiled else maps), scores
 
 
 def _write_onnx(whole: ImageToMap, size: int, file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,31 +11,42 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
-from omniad.config import RunSettings, Settings, SourceSettings, TrainingSettings, validate
+from omniad.config import (
+    DataSettings,
+    RunSettings,
+    Settings,
+    SourceSettings,
+    TileSettings,
+    TrainingSettings,
+    validate,
+)
 from omniad.data.download import unreachable
 from omniad.data.fetch import fetch
 from omniad.data.folders import LeftOut
+from omniad.data.images import decode_image
 from omniad.data.index import write_index
 from omniad.data.layouts import own
 from omniad.data.pack_writer import write_pack
 from omniad.data.packs import Pack, open_pack
 from omniad.data.weights import weight_files, weights_file, weights_paths
+from omniad.detector.announce import announce
 from omniad.detector.detector import Detector
 from omniad.detector.presets import DEFAULT, Chosen, choose
 from omniad.detector.threshold import Threshold, make_threshold, write_threshold
+from omniad.detector.tile_pack import tile_index, write_tile_pack
+from omniad.detector.tiles import check_overlap
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.files import sha256_file
 from omniad.models import build_model
-from omniad.models.checkpoint import METHODS, epochs_of
+from omniad.models.checkpoint import METHODS
 from omniad.models.encoder import check_entries, read_entries
 from omniad.names import name_problem
 from omniad.runs.files import CONFIG, MODEL, PREPARED, THRESHOLD
 from omniad.runs.provenance import load_run_settings
-from omniad.training.cost import cpu_hours
 from omniad.training.train import train
-from omniad.wording import count, duration
 
 RUN = "fit"  # the run's name in its config.yaml
 STEPS = 5000  # of training, about, where no preset says it
@@ -56,6 +68,9 @@ def fit(
     preset: str = DEFAULT,
     method: str = "",
     config: Sequence[str | Path] = (),
+    tile: int | None = None,
+    overlap: int | None = None,
+    scale: float | None = None,
 ) -> Detector:
     """Make a detector from good images. Killed, the same call goes on; finished, it ends soon with the same result.
 
@@ -75,30 +90,36 @@ def fit(
         preset: "fast", a memory of patches for any machine, or "paper" (see presets.py).
         method: another one than the preset's own.
         config: files that change single settings of these.
+        tile: side of the tiles that images are cut into, pixels, which is then the model's input; by default each image
+            is resized to the input.
+        overlap: pixels that neighbouring tiles share, 32 by default.
+        scale: of the images before they are cut, 1 by default.
 
     Returns:
         The detector, as `Detector(run_dir)` loads it.
 
     Raises:
         UserError: there is no such preset or method in it, the folder holds no good images, some can't be read, the
-            weights can't be had, `run_dir` holds another run, or what training raises.
+            weights can't be had, `run_dir` holds another run, there can't be such tiles of these images, or what
+            training raises.
     """
     folder, run_dir = Path(folder), Path(run_dir)
     if not 0 < quantile <= 1:
         raise UserError(f"the threshold's quantile must be above 0 and at most 1, not {quantile}")
     chosen = Chosen(settings, STEPS, settings.model.method) if settings else choose(preset, method, *config)
     run = _run_settings(folder, run_dir, chosen.settings, weights)
+    run = run if tile is overlap is scale is None else _with_tiles(run, tile, overlap, scale)
     _check_run_dir(run_dir, run)
     own.read(run.source, LeftOut())  # before anything is fetched: is there an image?
     get_weights(run)
-    run, pack = _prepare(run, epochs, chosen.steps)
+    run, index, pack = _prepare(run, epochs, chosen.steps)
     device = pick_device()
-    _announce(run, pack, chosen.about, on_cpu=device.type == "cpu")
+    announce(run, index, len(_scored_rows(index, run)), pack, chosen.about, on_cpu=device.type == "cpu")
     train(run, seed, run_dir, device, pack=pack)
     (run_dir / THRESHOLD).unlink(missing_ok=True)  # an old one, if any: the detector is loaded without it
     detector = Detector(run_dir, device)
-    detector.use(_write_threshold(detector, pack, quantile))
-    if "test" in set(pack.index["split"]):
+    detector.use(_write_threshold(detector, index, pack, quantile))
+    if "test" in set(index["split"]):
         log.info("It came with test images: `omniad evaluate %s` measures the detector on them.", run_dir)
     return detector
 
@@ -121,6 +142,23 @@ def _run_settings(folder: Path, run_dir: Path, settings: Settings, weights: str 
         training=settings.training,
         evaluation=settings.evaluation,
     )
+
+
+def _with_tiles(run: RunSettings, tile: int | None, overlap: int | None, scale: float | None) -> RunSettings:
+    """The run on tiles of this side.
+
+    Raises:
+        UserError: no side is given, or there are no such tiles.
+    """
+    if tile is None:
+        raise UserError("an overlap and a scale are those of tiles: give the tiles' side, too (--tile 256)")
+    data = validate(DataSettings, run.data.model_dump() | {"image_size": tile}, f"a tile of {tile} pixels", ("data",))
+    given = {name: value for name, value in (("overlap", overlap), ("scale", scale)) if value is not None}
+    tiles = validate(TileSettings, given, "omniad fit", ("tiles",))
+    check_overlap(tile, tiles.overlap)
+    if run.training.evaluate_every:
+        raise UserError("training.evaluate_every: not with tiles, since test images stay whole; set it to 0")
+    return run.model_copy(update={"data": data, "tiles": tiles})
 
 
 def _check_run_dir(run_dir: Path, run: RunSettings) -> None:
@@ -158,20 +196,27 @@ def get_weights(run: RunSettings) -> None:
         check_entries(encoder.state_dict(), encoder.own_entries(read_entries(found)), str(found))
 
 
-def _prepare(run: RunSettings, epochs: int | None, steps: int) -> tuple[RunSettings, Pack]:
-    """Index and pack the images, unless they are; the run with the batch size and epochs for so many images."""
+def _prepare(run: RunSettings, epochs: int | None, steps: int) -> tuple[RunSettings, pd.DataFrame, Pack]:
+    """Index and pack the images, unless they are; the run with the batch size and epochs for so many images.
+
+    The index has a row an image, and so has the pack; or one for each tile of the training images.
+    """
     index_csv = run.pack_folder.parent / "index.csv"
     index = write_index(run.source, index_csv)
-    images = Counter(index["split"])["train"]
+    rows = tile_index(run, run.tiles, index) if run.tiles else index
+    images = Counter(rows["split"])["train"]
     batch_size = min(run.training.batch_size, images)
     training = {"batch_size": batch_size, "epochs": epochs or default_epochs(steps, images // batch_size)}
-    try:
-        pack = open_pack(run.pack_folder, index)
-    except UserError:  # none yet, or of other images
-        write_pack(run.source, index_csv, run.pack_folder, run.data.image_size, index)
-        pack = open_pack(run.pack_folder, index)
     checked = validate(TrainingSettings, run.training.model_dump() | training, "omniad fit", ("training",))
-    return run.model_copy(update={"training": checked}), pack
+    try:
+        pack = open_pack(run.pack_folder, rows)
+    except UserError:  # none yet, or of other images
+        if run.tiles:
+            write_tile_pack(run, run.tiles, index_csv, rows)
+        else:
+            write_pack(run.source, index_csv, run.pack_folder, run.data.image_size, index)
+        pack = open_pack(run.pack_folder, rows)
+    return run.model_copy(update={"training": checked}), index, pack
 
 
 def default_epochs(steps: int, steps_per_epoch: int) -> int:
@@ -180,46 +225,25 @@ def default_epochs(steps: int, steps_per_epoch: int) -> int:
     return min(max(round(steps / steps_per_epoch), fewest), most)
 
 
-def _announce(run: RunSettings, pack: Pack, about: str, on_cpu: bool) -> None:
-    """What is made, from how much, about how long that takes, and what else there is."""
-    splits = Counter(pack.index["split"])
-    images, epochs = splits["train"], epochs_of(run)
-    classes = pack.index.loc[pack.index["split"] == "train", "class"]
-    products, scored = classes.nunique(), splits["validation"] or len(_some_of_each(classes))
-    steps = f"; {epochs} epochs, {epochs * (images // run.training.batch_size)} steps" if epochs else ""
-    if on_cpu:
-        time = _time(run, images, scored)
+def _scored_rows(index: pd.DataFrame, run: RunSettings) -> pd.DataFrame:
+    """The rows of the images that the threshold rests on, each with its number in its split and its `row` in the index.
+
+    The held-out images, or some of those trained on where the model can leave each one out for itself.
+    """
+    leaves_out = METHODS[run.model.method].leaves_out
+    rows = index.loc[index["split"] == ("train" if leaves_out else "validation")].reset_index(names="row")
+    return rows.loc[_some_of_each(rows["class"])] if leaves_out else rows
+
+
+def _write_threshold(detector: Detector, index: pd.DataFrame, pack: Pack, quantile: float) -> Threshold:
+    """From images that the model has not seen, or scores as if it had not."""
+    rows = _scored_rows(index, detector.settings)
+    own = rows.index.to_numpy() if detector.model.leaves_out else None
+    if detector.tiles:
+        scores, medians = _score_whole(detector, rows["image"].tolist(), own)
     else:
-        time = "how long it takes is told after the first epoch" if epochs else "minutes at most on this GPU"
-    held_out = f", {splits['validation']} more held out for the threshold" if splits["validation"] else ""
-    name = about[0].upper() + about[1:]
-    log.info("%s: %d good images of %s%s%s: %s", name, images, count(products, "product"), held_out, steps, time)
-    if run.model.method == choose(DEFAULT).settings.model.method:
-        log.info("(The paper's model, which trains for longer: `--preset paper`.)")
-
-
-def _time(run: RunSettings, images: int, scored: int) -> str:
-    try:
-        return f"about {duration(3600 * cpu_hours(run, images, scored))} on this CPU"
-    except UserError as error:  # the run's own model may need less memory than the one that is timed
-        return f"how long it takes can't be measured ({error})"
-
-
-def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> Threshold:
-    """From the held-out images, or from those trained on where the model can leave each one out for itself."""
-    leaves_out = detector.model.leaves_out
-    rows = pack.index.loc[pack.index["split"] == ("train" if leaves_out else "validation")].reset_index(names="row")
-    if leaves_out:
-        rows = rows.loc[_some_of_each(rows["class"])]
-    scores, medians = [], []
-    for start in range(0, len(rows), detector.settings.evaluation.batch_size):
-        part = rows.iloc[start : start + detector.settings.evaluation.batch_size]
-        maps, found = detector.compute(
-            pack.images[part["row"].to_numpy()], part.index.to_numpy() if leaves_out else None
-        )
-        scores.append(found)
-        medians.append(np.median(maps - detector.expected, axis=(1, 2)))
-    threshold = make_threshold(np.concatenate(scores), np.concatenate(medians), rows["class"].tolist(), quantile)
+        scores, medians = _score_packed(detector, pack, rows["row"].to_numpy(), own)
+    threshold = make_threshold(scores, medians, rows["class"].tolist(), quantile)
     threshold = threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL))
     write_threshold(detector.run_dir, threshold)
     log.info(
@@ -231,6 +255,30 @@ def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> Thresho
         detector.run_dir,
     )
     return threshold
+
+
+def _score_packed(
+    detector: Detector, pack: Pack, members: np.ndarray, own: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and medians of the maps, (N,) each, of images in the pack."""
+    scores, medians = [], []
+    for start in range(0, len(members), detector.settings.evaluation.batch_size):
+        part = slice(start, start + detector.settings.evaluation.batch_size)
+        maps, found = detector.compute(pack.images[members[part]], None if own is None else own[part])
+        scores.append(found)
+        medians.append(np.median(maps - detector.expected, axis=(1, 2)))
+    return np.concatenate(scores), np.concatenate(medians)
+
+
+def _score_whole(detector: Detector, images: Sequence[str], own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The same of whole images, which are cut into tiles."""
+    found = []
+    for number, image in enumerate(tqdm(images, desc="threshold", unit="image", disable=not sys.stderr.isatty())):
+        pixels = detector.pixels(decode_image(Path(detector.settings.source.folder, image)))
+        anomaly_map, score = detector.compute_whole(pixels, None if own is None else int(own[number]))
+        found.append((score, np.median(anomaly_map)))
+    scores, medians = np.array(found).T
+    return scores, medians
 
 
 def _some_of_each(classes: pd.Series) -> list[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
@@ -22,7 +24,7 @@ def overlay(detector: Detector, prediction: Prediction) -> Image.Image:
     With a threshold of `omniad fit` all images share one range of colours: none at what is usual where all is well, the
     middle at the threshold. Without one, each image's colours span its own map, whatever its score.
     """
-    heat = resize_map(prediction.map - detector.expected, prediction.view.shape[:2])  # (h, w)
+    heat = _heat(prediction.map, detector.expected, prediction.view.shape[:2])
     if detector.threshold is not None and detector.typical is not None and detector.typical < detector.threshold:
         low, high = detector.typical, 2 * detector.threshold - detector.typical
     else:
@@ -37,3 +39,11 @@ def overlay(detector: Detector, prediction: Prediction) -> Image.Image:
         above = heat > detector.threshold
         pixels[above & ~binary_erosion(above, iterations=2)] = OUTLINE
     return Image.fromarray(pixels)
+
+
+def _heat(anomaly_map: np.ndarray, expected: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What a map shows beyond what is expected, at the view's size: bilinearly, or where it shrinks its peaks."""
+    excess = anomaly_map - expected if expected.any() else anomaly_map
+    if excess.shape[0] <= size[0]:
+        return resize_map(excess, size)
+    return F.adaptive_max_pool2d(torch.from_numpy(excess)[None], size)[0].numpy()

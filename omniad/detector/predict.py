@@ -108,11 +108,12 @@ def _rows(
             _write_images(detector, prediction, out, name, full_size)
         return Row(str(prediction.path), prediction.score, prediction.verdict, name)
 
+    ahead = 1 if detector.tiles else 2 * WRITERS  # large maps don't gather in memory
     with (
         ThreadPoolExecutor(max_workers=WRITERS) as pool,  # files are written while the next batch is computed
         tqdm(total=len(files), desc="predict", unit="image", disable=not sys.stderr.isatty()) as bar,
     ):
-        for number, row in enumerate(in_order(pool, finish, detector.score(files, skipped), 2 * WRITERS), start=1):
+        for number, row in enumerate(in_order(pool, finish, detector.score(files, skipped), ahead), start=1):
             yield row
             bar.update(number + len(skipped) - bar.n)
 

@@ -7,7 +7,8 @@ Writes, in the run folder:
   over several draws of what is random in inference (the value is the first draw's); empty where nothing
   is drawn;
 - curves.npz: "<class>/<curve>", (2, at most 512): x and y of image_roc, image_pr, pixel_roc, pixel_pr and pro (exact);
-- examples/<class>.npz: see examples.py; maps/<class>.npy (N, S, S) float32, only when asked for, in scores.csv's order.
+- examples/<class>.npz: see examples.py; maps/<class>.npy (N, S, S) float32, only when asked for, in scores.csv's order;
+- metrics_full_size.csv: of a run on tiles (detector/evaluate.py), as metrics.csv, at the images' own size.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,13 +41,22 @@ from omniad.models import Method, load_model
 from omniad.models.anomaly_map import smooth
 from omniad.models.precision import arithmetic
 from omniad.names import MEAN
-from omniad.runs.artifacts import write_curves, write_examples, write_scores
-from omniad.runs.files import MAPS, MODEL
+from omniad.runs.artifacts import Example, write_curves, write_examples, write_scores
+from omniad.runs.files import MAPS, METRICS_FULL_SIZE, MODEL
 from omniad.runs.measurements import write_metrics
 from omniad.runs.provenance import hardware, load_run_settings, peak_memory_mib, read_provenance, write_provenance
 from omniad.runs.weights import measured_others, remove_measured
 
 log = logging.getLogger(__name__)
+
+
+class OfClass(NamedTuple):
+    """What is made of a class's test images."""
+
+    draws: list[ClassResult]  # its results, one a draw
+    maps: np.ndarray  # (N, S, S) float32, the first draw's
+    examples: list[Example]
+    full_size: ClassResult | None = None  # measured at the images' own size, where that is done
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Evaluated:
     name: str
     draws: list[ClassResult]
     rows: pd.DataFrame
+    full_size: ClassResult | None = None
 
 
 def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool = False) -> None:
@@ -67,17 +79,38 @@ def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool 
 
     Raises:
         UserError: a file is missing or damaged, an anomaly map is not finite, the folder cannot be written, the weights
-            were replaced meanwhile.
+            were replaced meanwhile, it is a run on tiles.
     """
-    device, clock = device or pick_device(), time.perf_counter()
-    meter = EnergyMeter(device)
+    device = device or pick_device()
     settings = load_run_settings(run_dir)
+    if settings.tiles:
+        raise UserError(
+            f"{run_dir}: a run on tiles; `omniad evaluate`, or omniad.detector.evaluate, scores whole images"
+        )
     pack = open_pack(settings.pack_folder)
     model = load_model(run_dir, device)
+    batches = Batches(settings.evaluation.batch_size, device)
+
+    def of_class(rows: pd.DataFrame) -> OfClass:
+        draws, maps = _evaluate_draws(model, settings, pack, rows, batches)
+        return OfClass(draws, maps, pick_examples(rows, pack, maps, draws[0].image_scores))
+
+    evaluate_with(of_class, run_dir, pack.index, device, keep_maps)
+
+
+def evaluate_with(
+    of_class: Callable[[pd.DataFrame], OfClass],
+    run_dir: Path,
+    index: pd.DataFrame,
+    device: torch.device,
+    keep_maps: bool,
+) -> list[Evaluated]:
+    """Call `of_class` with the index's rows of each class's test images, and write what comes of them."""
+    clock, meter = time.perf_counter(), EnergyMeter(device)
     weights = sha256_file(run_dir / MODEL)
     if measured_others(run_dir, read_provenance(run_dir), thorough=True):
         remove_measured(run_dir)
-    classes = list(_evaluate_classes(model, settings, pack, run_dir, device, keep_maps))
+    classes = list(_evaluate_classes(of_class, run_dir, index, keep_maps))
     if sha256_file(run_dir / MODEL) != weights:
         raise UserError(f"{run_dir / MODEL}: changed while it was measured; evaluate the run again")
     write_provenance(
@@ -93,23 +126,26 @@ def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool 
     )
     write_scores(run_dir, (row for each in classes for row in _scored(each)))
     write_curves(run_dir, {each.name: each.draws[0].curves for each in classes})
+    full_size = [replace(each, draws=[each.full_size]) for each in classes if each.full_size]
+    if full_size:
+        write_metrics(run_dir, _all_metric_lines(full_size), METRICS_FULL_SIZE)
     write_metrics(run_dir, _all_metric_lines(classes))  # last: it says that all of the others are there
+    return classes
 
 
 def _evaluate_classes(
-    model: Method, settings: RunSettings, pack: Pack, run_dir: Path, device: torch.device, keep_maps: bool
+    of_class: Callable[[pd.DataFrame], OfClass], run_dir: Path, index: pd.DataFrame, keep_maps: bool
 ) -> Iterator[Evaluated]:
-    batches = Batches(settings.evaluation.batch_size, device)
-    test = pack.index.loc[pack.index["split"] == "test"]
+    test = index.loc[index["split"] == "test"]
     names = sorted(set(test["class"]))
     if not names:
-        raise UserError(f"{pack.folder}: no test images in the index; put some into the data set's test folders")
+        raise UserError(f"{run_dir}: no test images in the index; put some into the data set's test folders")
     with tqdm(total=len(test), desc=f"evaluate {run_dir}", unit="image", disable=not sys.stderr.isatty()) as bar:
         for number, name in enumerate(names, start=1):
             clock = time.perf_counter()
             rows = test.loc[test["class"] == name]
-            draws, maps = _evaluate_draws(model, settings, pack, rows, batches)
-            write_examples(run_dir, name, pick_examples(rows, pack, maps, draws[0].image_scores))
+            draws, maps, examples, full_size = of_class(rows)
+            write_examples(run_dir, name, examples)
             if keep_maps:
                 with atomic_write(run_dir / MAPS / f"{name}.npy", "wb") as file:
                     np.save(file, maps)
@@ -117,7 +153,7 @@ def _evaluate_classes(
             if bar.disable:
                 seconds = time.perf_counter() - clock
                 log.info("%s (%d of %d): %d images, %.1f s", name, number, len(names), len(rows), seconds)
-            yield Evaluated(name, draws, rows)
+            yield Evaluated(name, draws, rows, full_size)
 
 
 def _evaluate_draws(

@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
     patches: Tensor  # (N, D)
     places: Tensor  # (N,): each one's position among its image's patches
-    images: Tensor  # (N,): its image
+    images: Tensor  # (N,): the number of its image's file
     positions: int  # that an image's patches have
     seed: int  # that they were drawn with
 
@@ -75,7 +75,7 @@ def draw_patches(
     samples = []
     for scale in range(len(filled) // 3):
         drawn, places = filled[f"patches{scale}"].to(device), filled[f"places{scale}"].to(device)  # (N, m, D), (N, m)
-        images = torch.arange(len(places), device=device).repeat_interleave(places.shape[1])
+        images = torch.tensor(features.originals, device=device).repeat_interleave(places.shape[1])
         samples.append(Sample(drawn.flatten(0, 1), places.flatten(), images, int(filled[f"positions{scale}"]), seed))
     return samples
 

@@ -20,6 +20,11 @@ class AllFeatures(Protocol):
     @property
     def images(self) -> int: ...
 
+    @property
+    def originals(self) -> Sequence[int]:
+        """The number of the file that each is of: tiles of one large image share it."""
+        ...
+
     def __iter__(self) -> Iterator[list[Tensor]]: ...
 
     def after(self, images: int) -> Iterator[list[Tensor]]:
@@ -198,4 +203,7 @@ class LeavesOut(TrainingFree):
 
     @abstractmethod
     def anomaly_maps(self, features: list[Tensor], size: int, own: Tensor | None = None) -> Tensor:
-        """See `Method.anomaly_maps`; `own` (B,): these are training images, and what is kept of them does not count."""
+        """See `Method.anomaly_maps`; `own` (B,): these are training images, and what is kept of them does not count.
+
+        `own` holds their numbers in `AllFeatures.originals`.
+        """

@@ -5,6 +5,7 @@
 - training: `config.yaml` (the resolved settings), `model.safetensors`, `history.csv`, `provenance.json`; `epochs.csv`
   where `training.evaluate_every` asks for it; `state/`, from which a killed training resumes;
 - evaluation: `metrics.csv`, `scores.csv`, `curves.npz`, `examples/<class>.npz`; `maps/<class>.npy` on request;
+  of a run on tiles also `metrics_full_size.csv`, the same measured at the images' own size;
 - `omniad fit`: `threshold.json`, and `prepared/`, the images at the run's resolution.
 """
 
@@ -19,6 +20,7 @@ HISTORY = "history.csv"
 EPOCHS = "epochs.csv"
 PROVENANCE = "provenance.json"
 METRICS = "metrics.csv"
+METRICS_FULL_SIZE = "metrics_full_size.csv"
 SCORES = "scores.csv"
 CURVES = "curves.npz"
 EXAMPLES = "examples"

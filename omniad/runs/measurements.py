@@ -48,9 +48,9 @@ def write_measurements(measurements: Iterable[Measurement], out: str | Path) -> 
             writer.writerow(_fields(line))
 
 
-def write_metrics(folder: Path, lines: Iterable[tuple]) -> None:
-    """Write a run folder's metrics.csv: class, metric, definition, value, reason, spread."""
-    with atomic_write(folder / METRICS) as file:
+def write_metrics(folder: Path, lines: Iterable[tuple], name: str = METRICS) -> None:
+    """Write a run folder's metrics.csv, or one like it: class, metric, definition, value, reason, spread."""
+    with atomic_write(folder / name) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(METRICS_COLUMNS)
         writer.writerows(_fields(line) for line in lines)

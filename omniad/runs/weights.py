@@ -20,13 +20,15 @@ from omniad.runs.files import (
     HISTORY,
     MAPS,
     METRICS,
+    METRICS_FULL_SIZE,
     MODEL,
     PROVENANCE,
     SCORES,
     THRESHOLD,
 )
 
-MEASURED = (METRICS, SCORES, CURVES, EXAMPLES, MAPS)  # metrics first: they say that all of the others are there
+# Metrics first: they say that all of the others are there.
+MEASURED = (METRICS, METRICS_FULL_SIZE, SCORES, CURVES, EXAMPLES, MAPS)
 TRAINED = (*MEASURED, THRESHOLD, MODEL, HISTORY, EPOCHS, PROVENANCE)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -171,6 +172,8 @@ class WholePass:
 
     def __init__(self, features: TrainingFeatures):
         self.images = len(features.rows)
+        files = features.pack.index["image"].iloc[features.rows]
+        self.originals = pd.factorize(files)[0].tolist()
         self._features = features
 
     def __iter__(self) -> Iterator[list[Tensor]]:

@@ -1,0 +1,70 @@
+"""What `omniad fit` says before it trains: what is made, from how much, how long it takes, and what else there is."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import pandas as pd
+
+from omniad.config import RunSettings, TileSettings
+from omniad.data.packs import Pack
+from omniad.detector.presets import DEFAULT, choose
+from omniad.detector.tile_pack import image_sizes, tile_count
+from omniad.detector.tiles import size_problem
+from omniad.errors import UserError
+from omniad.models.checkpoint import epochs_of
+from omniad.training.cost import cpu_hours
+from omniad.wording import count, duration
+
+LARGE = 4  # times the model's input: images with longer sides are better cut into tiles
+
+log = logging.getLogger(__name__)
+
+
+def announce(run: RunSettings, index: pd.DataFrame, scored: int, pack: Pack, about: str, on_cpu: bool) -> None:
+    """Log it.
+
+    Args:
+        index: a row an image.
+        scored: images that the threshold rests on.
+        pack: of the images, or of the training images' tiles.
+        about: what the detector is made of.
+    """
+    splits, rows = Counter(index["split"]), Counter(pack.index["split"])["train"]
+    images, epochs = splits["train"], epochs_of(run)
+    products = index.loc[index["split"] == "train", "class"].nunique()
+    steps = f"; {epochs} epochs, {epochs * (rows // run.training.batch_size)} steps" if epochs else ""
+    if on_cpu:
+        time = _time(run, rows, scored * rows // images)
+    else:
+        time = "how long it takes is told after the first epoch" if epochs else "minutes at most on this GPU"
+    of = f"{count(products, 'product')}{f' in {rows:,} tiles' if run.tiles else ''}"
+    held_out = f", {splits['validation']} more held out for the threshold" if splits["validation"] else ""
+    log.info("%s: %d good images of %s%s%s: %s", about[0].upper() + about[1:], images, of, held_out, steps, time)
+    if run.model.method == choose(DEFAULT).settings.model.method:
+        log.info("(The paper's model, which trains for longer: `--preset paper`.)")
+    if not run.tiles:
+        _advise_tiles(run, index, scored, on_cpu)
+
+
+def _advise_tiles(run: RunSettings, index: pd.DataFrame, scored: int, on_cpu: bool) -> None:
+    """Say where images are so large that small defects get lost when they are resized, and what tiles would cost."""
+    side, tiles = run.data.image_size, TileSettings()
+    sizes = image_sizes(run.source.folder, index.loc[index["split"] == "train", "image"])
+    width, height = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
+    if max(width, height) <= LARGE * side or size_problem((width, height), side, tiles.scale):
+        return
+    number = tile_count((width, height), side, tiles)
+    time = f" and fit {_time(run, number * len(sizes), number * scored)}" if on_cpu else ""
+    log.info(
+        f"Images of {width}x{height} pixels are shrunk to {side}x{side}, where small defects can vanish: `--tile "
+        f"{side}` cuts each into {number} tiles instead; predict then takes {number} times as long{time}."
+    )
+
+
+def _time(run: RunSettings, images: int, scored: int) -> str:
+    try:
+        return f"about {duration(3600 * cpu_hours(run, images, scored))} on this CPU"
+    except UserError as error:  # the run's own model may need less memory than the one that is timed
+        return f"how long it takes can't be measured ({error})"
