@@ -16,7 +16,7 @@ from tqdm import tqdm
 from omniad.config import RunSettings, TileSettings
 from omniad.data.growing_pack import BATCH, GrowingPack
 from omniad.data.images import decode_image
-from omniad.data.opening import BROKEN, open_header
+from omniad.data.opening import BROKEN, read_header
 from omniad.data.pack_writer import make_pack
 from omniad.detector.tiles import Grid, scaled, scaled_size, size_problem
 from omniad.errors import UserError
@@ -31,13 +31,8 @@ log = logging.getLogger(__name__)
 
 def image_sizes(folder: str | Path, images: Iterable[str]) -> list[tuple[int, int]]:
     """Width and height of each image as it is stored, from its header."""
-
-    def size(image: str) -> tuple[int, int]:
-        with open_header(Path(folder, image)) as (header, _):
-            return header.size
-
     with ThreadPoolExecutor() as pool:  # a disk is waited for, not computed with
-        return list(pool.map(size, images))
+        return list(pool.map(lambda image: read_header(Path(folder, image), turned=False).size, images))
 
 
 def tile_count(size: tuple[int, int], side: int, tiles: TileSettings) -> int:
