@@ -68,7 +68,7 @@ class DownloadSettings(Section):
 class SourceSettings(DownloadSettings):
     """Where one data set comes from and how it is read."""
 
-    layout: Literal["mvtec", "visa", "realiad", "own"] = Field(
+    layout: Literal["mvtec", "mvtec_ad_2", "mvtec_loco", "visa", "realiad", "own"] = Field(
         description="how its files are laid out; own: a person's own images, see omniad/data/layouts/own.py"
     )
     counts: PathText = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")

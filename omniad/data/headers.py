@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from omniad.data.masks import OTHER_SIZE, mask_problem, orientation_of
+from omniad.data.masks import NO_MASKS, OTHER_SIZE, mask_files, mask_problem, orientation_of
 from omniad.data.opening import BROKEN, Unfit, open_header
 
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits: PIL would cut them off at 255
@@ -47,14 +47,16 @@ def look_at_files(folder: Path, pairs: Iterable[tuple[str, str]], own: bool) -> 
 def _look_at(folder: Path, image_path: str, mask_path: str, own: bool) -> Iterator[FileFacts]:
     image = _look(folder, image_path, deep=own, turned=own)
     yield image
-    if not mask_path:
-        return
-    mask = _look(folder, mask_path, deep=True, turned=own)
-    if not mask.problem and image.size and mask.size:
-        problem = mask_problem(image.size, image.orientation, mask.size, mask.orientation)
-        sizes = f" ({_by(mask.size)}, not {_by(image.size)})" if problem == OTHER_SIZE else ""
-        mask = mask._replace(problem=problem, what=f"{mask_path}{sizes}")
-    yield mask
+    masks = mask_files(folder, mask_path) if mask_path else []
+    if mask_path and not masks:
+        yield FileFacts(mask_path, NO_MASKS, mask_path)
+    for path in masks:
+        mask = _look(folder, path, deep=True, turned=own)
+        if not mask.problem and image.size and mask.size:
+            problem = mask_problem(image.size, image.orientation, mask.size, mask.orientation)
+            sizes = f" ({_by(mask.size)}, not {_by(image.size)})" if problem == OTHER_SIZE else ""
+            mask = mask._replace(problem=problem, what=f"{path}{sizes}")
+        yield mask
 
 
 def _look(folder: Path, path: str, deep: bool, turned: bool) -> FileFacts:
