@@ -72,6 +72,7 @@ class SourceSettings(DownloadSettings):
         description="how its files are laid out; own: a person's own images, see omniad/data/layouts/own.py"
     )
     counts: PathText = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
+    note: str = Field(default="", description="what its numbers are, or are not; shown in the report")
     classes: Annotated[list[Name], AfterValidator(_unique)] = Field(
         default=[], description="which classes; empty: all (a `classes` at the top is that of all `datasets`)"
     )
