@@ -109,10 +109,11 @@ class TestMvtecAd2:
         below = ad_2 / "mvtec_ad_2"
         below.mkdir()
         (ad_2 / "can").rename(below / "can")
-        index = indexed(ad_2, "mvtec_ad_2")
-        assert len(index) == 5
-        assert set(index["image"].str.split("/").str[0]) == {"mvtec_ad_2"}
-        assert set(index["class"]) == {"can"}
+        for layout in ("mvtec_ad_2", "own"):
+            index = indexed(ad_2, layout)
+            assert len(index) == 5
+            assert set(index["image"].str.split("/").str[0]) == {"mvtec_ad_2"}
+            assert set(index["class"]) == {"can"}
 
     def test_a_missing_mask_is_named(self, ad_2):
         (ad_2 / "can/test_public/ground_truth/bad/000_shift_1_mask.png").unlink()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from omniad.commands.data import LAYOUTS
 from omniad.config import SourceSettings
 from omniad.data.index import read_index, write_index
 from omniad.errors import UserError
@@ -55,6 +56,10 @@ def test_another_seed_gives_other_images(folder):
     images = {path: content for path, content in files_of(folder / "realiad").items() if path.suffix == ".jpg"}
     other = files_of(folder / "other_seed")
     assert all(other[path] != content for path, content in images.items())
+
+
+def test_the_command_knows_every_layout():
+    assert set(LAYOUTS) == set(writers.WRITERS)
 
 
 def test_an_unknown_layout_is_refused(tmp_path):

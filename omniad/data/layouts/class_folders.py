@@ -100,9 +100,9 @@ def _read_defects(
     masks = _masks(masks_folder / kind.name, form, left_out)
     records = []
     for stem, image in images.items():
-        names = [stem] if form.mask_folders else [f"{stem}_mask", stem]
+        stems = [stem] if form.mask_folders else [f"{stem}_mask", stem]
         absent = masks_folder / kind.name / (stem if form.mask_folders else f"{stem}_mask.png")
-        mask = next((masks.pop(name) for name in names if name in masks), absent)  # told with the other missing files
+        mask = next((masks.pop(each) for each in stems if each in masks), absent)  # told with the other missing files
         records.append(Record(name, "test", ANOMALOUS, kind.name, _path(image, folder), _path(mask, folder)))
     _note(list(masks.values()), left_out, "without an image to this mask")
     return records

@@ -8,7 +8,7 @@ these folders. Source: the data set's paper (arXiv 2503.21622) and anomalib's da
 from pathlib import Path
 
 from omniad.config import SourceSettings
-from omniad.data.folders import LeftOut
+from omniad.data.folders import LeftOut, entries
 from omniad.data.layouts.class_folders import Form, read_classes
 from omniad.data.layouts.record import Record
 
@@ -19,8 +19,13 @@ WRAPPER = "mvtec_ad_2"  # the archive has all classes in a folder of this name
 def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:
     """Every image that has a label. Raises UserError as `read_classes` does."""
     folder = Path(source.folder)
-    wrapped = (folder / WRAPPER).is_dir()
-    return read_classes(folder, folder / WRAPPER if wrapped else folder, FORM, left_out)
+    return read_classes(folder, classes_in(folder), FORM, left_out)
+
+
+def classes_in(folder: Path) -> Path:
+    """The folder of the classes' folders: this one, or the archive's own in it where that is the only one."""
+    names = [path.name for path in entries(folder, LeftOut())[1]]
+    return folder / WRAPPER if names == [WRAPPER] else folder
 
 
 def fits(class_folder: Path) -> bool:

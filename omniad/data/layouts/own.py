@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omniad.config import SourceSettings
 from omniad.data.folders import LeftOut, entries, holds_images, images_in
-from omniad.data.layouts import mvtec
+from omniad.data.layouts import mvtec, mvtec_ad_2
 from omniad.data.layouts.class_folders import GOOD, read_class
 from omniad.data.layouts.record import ANOMALOUS, NORMAL, Record
 from omniad.errors import UserError
@@ -29,9 +29,9 @@ def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:
             images.
     """
     folder = Path(source.folder)
-    peeked = LeftOut()
-    direct, folders = entries(folder, peeked)
-    products = [folder]
+    top, peeked = mvtec_ad_2.classes_in(folder), LeftOut()
+    direct, folders = entries(top, peeked)
+    products = [top]
     if not direct and not any(path.name in ("train", *GOOD) for path in folders):
         left_out.merge(peeked)
         products = [path for path in folders if holds_images(path)]
