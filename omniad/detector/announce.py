@@ -8,12 +8,14 @@ from collections import Counter
 import pandas as pd
 
 from omniad.config import RunSettings, TileSettings
+from omniad.data.layouts import own
 from omniad.data.packs import Pack
 from omniad.detector.presets import DEFAULT, choose
+from omniad.detector.threshold import images_for_threshold
 from omniad.detector.tile_pack import image_sizes, tile_count
 from omniad.detector.tiles import size_problem
 from omniad.errors import UserError
-from omniad.models.checkpoint import epochs_of
+from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.training.cost import cpu_hours
 from omniad.wording import count, duration
 
@@ -22,17 +24,16 @@ LARGE = 4  # times the model's input: images with longer sides are better cut in
 log = logging.getLogger(__name__)
 
 
-def announce(run: RunSettings, index: pd.DataFrame, scored: int, pack: Pack, about: str, on_cpu: bool) -> None:
+def announce(run: RunSettings, index: pd.DataFrame, pack: Pack, about: str, on_cpu: bool) -> None:
     """Log it.
 
     Args:
         index: a row an image.
-        scored: images that the threshold rests on.
         pack: of the images, or of the training images' tiles.
         about: what the detector is made of.
     """
-    splits, rows = Counter(index["split"]), Counter(pack.index["split"])["train"]
-    images, epochs = splits["train"], epochs_of(run)
+    images, rows = (Counter(each["split"])["train"] for each in (index, pack.index))
+    epochs, scored = epochs_of(run), len(images_for_threshold(index, METHODS[run.model.method].leaves_out))
     products = index.loc[index["split"] == "train", "class"].nunique()
     steps = f"; {epochs} epochs, {epochs * (rows // run.training.batch_size)} steps" if epochs else ""
     if on_cpu:
@@ -40,12 +41,19 @@ def announce(run: RunSettings, index: pd.DataFrame, scored: int, pack: Pack, abo
     else:
         time = "how long it takes is told after the first epoch" if epochs else "minutes at most on this GPU"
     of = f"{count(products, 'product')}{f' in {rows:,} tiles' if run.tiles else ''}"
-    held_out = f", {splits['validation']} more held out for the threshold" if splits["validation"] else ""
-    log.info("%s: %d good images of %s%s%s: %s", about[0].upper() + about[1:], images, of, held_out, steps, time)
+    log.info("%s: %d good images of %s%s%s: %s", about[0].upper() + about[1:], images, of, _kept(index), steps, time)
     if run.model.method == choose(DEFAULT).settings.model.method:
         log.info("(The paper's model, which trains for longer: `--preset paper`.)")
     if not run.tiles:
         _advise_tiles(run, index, scored, on_cpu)
+
+
+def _kept(index: pd.DataFrame) -> str:
+    """How many images are kept for the threshold, and of which kind: ", 46 validation images for the threshold"."""
+    given = [own.is_given(image) for image in index.loc[index["split"] == "validation", "image"]]
+    kinds = [count(sum(given), "validation image")] if any(given) else []
+    kinds += [f"{given.count(False)} more held out"] if not all(given) else []
+    return f", {' and '.join(kinds)} for the threshold" if kinds else ""
 
 
 def _advise_tiles(run: RunSettings, index: pd.DataFrame, scored: int, on_cpu: bool) -> None:

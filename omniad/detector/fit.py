@@ -34,7 +34,7 @@ from omniad.data.weights import weight_files, weights_file, weights_paths
 from omniad.detector.announce import announce
 from omniad.detector.detector import Detector
 from omniad.detector.presets import DEFAULT, Chosen, choose
-from omniad.detector.threshold import Threshold, make_threshold, write_threshold
+from omniad.detector.threshold import Threshold, images_for_threshold, make_threshold, write_threshold
 from omniad.detector.tile_pack import tile_index, write_tile_pack
 from omniad.detector.tiles import check_overlap
 from omniad.devices import pick_device
@@ -78,11 +78,12 @@ def fit(
     threshold.json; and prepared/, the images at the run's resolution, which only training and `omniad evaluate` need.
 
     Args:
-        folder: a product's good images, a folder of such folders, or MVTec-AD's layout (see data/layouts/own.py).
+        folder: a product's good images, a folder of such folders, or the layout of MVTec-AD, MVTec AD 2 or MVTec LOCO
+            AD (see data/layouts/own.py).
         run_dir: a new folder, or one that this call began.
         epochs: of a method that trains; by default so many that it takes about as many steps as the preset says, at
             least 10 and at most 500.
-        quantile: share of the held-out good images that the threshold lets pass, in (0, 1].
+        quantile: share of the good images it is made of that the threshold lets pass, in (0, 1].
         weights: a file of the encoder's ImageNet weights; by default those of its package, or torchvision's, fetched
             when they are not there.
         seed: of all that is drawn.
@@ -114,7 +115,7 @@ def fit(
     get_weights(run)
     run, index, pack = _prepare(run, epochs, chosen.steps)
     device = pick_device()
-    announce(run, index, len(_scored_rows(index, run)), pack, chosen.about, on_cpu=device.type == "cpu")
+    announce(run, index, pack, chosen.about, on_cpu=device.type == "cpu")
     train(run, seed, run_dir, device, pack=pack)
     (run_dir / THRESHOLD).unlink(missing_ok=True)  # an old one, if any: the detector is loaded without it
     detector = Detector(run_dir, device)
@@ -225,24 +226,13 @@ def default_epochs(steps: int, steps_per_epoch: int) -> int:
     return min(max(round(steps / steps_per_epoch), fewest), most)
 
 
-def _scored_rows(index: pd.DataFrame, run: RunSettings) -> pd.DataFrame:
-    """The rows of the images that the threshold rests on, each with its number in its split and its `row` in the index.
-
-    The held-out images, or some of those trained on where the model can leave each one out for itself.
-    """
-    leaves_out = METHODS[run.model.method].leaves_out
-    rows = index.loc[index["split"] == ("train" if leaves_out else "validation")].reset_index(names="row")
-    return rows.loc[_some_of_each(rows["class"])] if leaves_out else rows
-
-
 def _write_threshold(detector: Detector, index: pd.DataFrame, pack: Pack, quantile: float) -> Threshold:
-    """From images that the model has not seen, or scores as if it had not."""
-    rows = _scored_rows(index, detector.settings)
-    own = rows.index.to_numpy() if detector.model.leaves_out else None
+    """From good images that the model has not seen, or leaves out (see `images_for_threshold`)."""
+    rows = images_for_threshold(index, detector.model.leaves_out)
     if detector.tiles:
-        scores, medians = _score_whole(detector, rows["image"].tolist(), own)
+        scores, medians = _score_whole(detector, index["image"].iloc[rows["row"]].tolist(), rows["member"].tolist())
     else:
-        scores, medians = _score_packed(detector, pack, rows["row"].to_numpy(), own)
+        scores, medians = _score_packed(detector, pack, rows)
     threshold = make_threshold(scores, medians, rows["class"].tolist(), quantile)
     threshold = threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL))
     write_threshold(detector.run_dir, threshold)
@@ -257,33 +247,27 @@ def _write_threshold(detector: Detector, index: pd.DataFrame, pack: Pack, quanti
     return threshold
 
 
-def _score_packed(
-    detector: Detector, pack: Pack, members: np.ndarray, own: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and medians of the maps, (N,) each, of images in the pack."""
+def _score_packed(detector: Detector, pack: Pack, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the images for the threshold, and medians of their maps, (N,) each."""
+    most = detector.settings.evaluation.batch_size
     scores, medians = [], []
-    for start in range(0, len(members), detector.settings.evaluation.batch_size):
-        part = slice(start, start + detector.settings.evaluation.batch_size)
-        maps, found = detector.compute(pack.images[members[part]], None if own is None else own[part])
-        scores.append(found)
-        medians.append(np.median(maps - detector.expected, axis=(1, 2)))
+    for left_out, alike in rows.groupby(rows["member"] >= 0, sort=False):
+        for start in range(0, len(alike), most):
+            part = alike.iloc[start : start + most]
+            members = part["member"].to_numpy() if left_out else None
+            maps, found = detector.compute(pack.images[part["row"].to_numpy()], members)
+            scores.append(found)
+            medians.append(np.median(maps - detector.expected, axis=(1, 2)))
     return np.concatenate(scores), np.concatenate(medians)
 
 
-def _score_whole(detector: Detector, images: Sequence[str], own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The same of whole images, which are cut into tiles."""
-    found = []
-    for number, image in enumerate(tqdm(images, desc="threshold", unit="image", disable=not sys.stderr.isatty())):
+def _score_whole(detector: Detector, images: list[str], members: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The same of images that are cut into tiles."""
+    scores, medians = [], []
+    named = zip(images, members, strict=True)
+    for image, member in tqdm(named, "threshold", len(images), unit="image", disable=not sys.stderr.isatty()):
         pixels = detector.pixels(decode_image(Path(detector.settings.source.folder, image)))
-        anomaly_map, score = detector.compute_whole(pixels, None if own is None else int(own[number]))
-        found.append((score, np.median(anomaly_map)))
-    scores, medians = np.array(found).T
-    return scores, medians
-
-
-def _some_of_each(classes: pd.Series) -> list[int]:
-    """Positions of at most HELD_OUT_MOST images of each class, evenly spread."""
-    members = [np.flatnonzero(classes == name) for name in sorted(set(classes))]
-    return sorted(
-        int(place) for each in members for place in each[own.spread(min(len(each), own.HELD_OUT_MOST), len(each))]
-    )
+        anomaly_map, score = detector.compute_whole(pixels, member if member >= 0 else None)
+        scores.append(score)
+        medians.append(np.median(anomaly_map))
+    return np.array(scores), np.array(medians)
