@@ -22,6 +22,7 @@ def in_order(pool: Executor, function: Callable[[T], R], tasks: Iterable[T], ahe
     waiting: deque[Future[R]] = deque()
     for task in tasks:
         waiting.append(pool.submit(function, task))
+        del task  # which may be large
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:

@@ -28,12 +28,14 @@ def decode_image(file: str | Path, upright: bool = True) -> Image.Image:
             broken files PIL raises what is in opening.BROKEN.
     """
     with open_whole(file) as image:
-        turned = ImageOps.exif_transpose(image) if upright else image
-        if turned.mode == "F" or turned.mode.startswith("I"):
-            return Image.fromarray(_eight_bits(np.asarray(turned))).convert("RGB")
-        if "transparency" in turned.info:  # of a palette's colours: PIL warns unless it goes through alpha
-            turned = turned.convert("RGBA")
-        return turned.convert("RGB")
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode == "F" or image.mode.startswith("I"):
+            return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        if "transparency" in image.info:  # of a palette's colours: PIL warns unless it goes through alpha
+            return image.convert("RGBA").convert("RGB")
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")  # no copy: large images take memory once
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:

@@ -113,18 +113,30 @@ class Detector:
         return self._score(files, skipped)
 
     def _score(self, files: list[Path], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
-        # Images are read while what was read before them is computed: a batch, or one large image.
+        # Images are read while what was read before them is computed: a batch, or with tiles a single one; on a CPU,
+        # which takes far longer to compute than to read a large image, memory then holds one at a time.
         batch_size = self.settings.evaluation.batch_size
-        threads, ahead = (1, 2) if self.tiles else (usable_cores(), 2 * batch_size)
+        threads, ahead = usable_cores(), 2 * batch_size
+        if self.tiles:
+            threads, ahead = 1, 1 if self.device.type == "cpu" else 2
         with ThreadPoolExecutor(max_workers=threads) as pool:  # PIL releases the interpreter's lock
             read = in_order(pool, lambda file: _read(file, self.pixels), files, ahead)
-            readable = (image for image in read if not _skip(image, skipped))
             if self.tiles:
-                yield from (self._prediction(image, *self.compute_whole(image.pixels)) for image in readable)
+                yield from self._score_whole(read, skipped)
+            readable = (image for image in read if not _skip(image, skipped))
             while batch := list(islice(readable, batch_size)):
                 maps, scores = self.compute(np.stack([image.pixels for image in batch]))
                 for image, anomaly_map, score in zip(batch, maps, scores.tolist(), strict=True):
                     yield self._prediction(image, anomaly_map, score)
+
+    def _score_whole(self, read: Iterator[_Image], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
+        """Score images in tiles; nothing of an image is kept while the next one is read."""
+        while image := next(read, None):
+            if not _skip(image, skipped):
+                prediction = self._prediction(image, *self.compute_whole(image.pixels))
+                image = None
+                yield prediction
+                del prediction
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """What is scored of an RGB image, uint8: (S, S, 3), or with tiles the whole at the run's scale, (H, W, 3).

@@ -10,6 +10,8 @@ from PIL import Image
 from omniad.data.opening import MOST_PIXELS
 from omniad.errors import UserError
 
+STRIP = 256  # rows of an image that are copied at once
+
 
 class Grid:
     """The tiles of an image: squares of `side` pixels, each of which shares `overlap` pixels with the next.
@@ -93,8 +95,14 @@ def scaled(image: Image.Image, side: int, scale: float) -> np.ndarray:
     """
     if problem := size_problem(image.size, side, scale):
         raise ValueError(problem)
-    size = scaled_size(image.size, scale)
-    return np.asarray(image if size == image.size else image.resize(size, Image.Resampling.BILINEAR))
+    width, height = scaled_size(image.size, scale)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, STRIP):  # PIL copies what it hands over twice
+        below = min(top + STRIP, height)
+        pixels[top:below] = np.asarray(image.crop((0, top, width, below)))
+    return pixels
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
