@@ -17,6 +17,8 @@ from omniad.cli import main
 from omniad.miniature.photographs import area
 from omniad.runs.artifacts import example_files, read_examples
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEIGHT, ENLARGED = 4000, 3000, 4
 DEFECT = np.s_[1700:1730, 2300:2330]
 

@@ -3,9 +3,16 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from detector_runs import SIZE, TINY, no_speed_test, write_image
 from training_runs import CPU
+
+from omniad.detector.detector import Detector
+from omniad.detector.export import export
+from omniad.detector.fit import fit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs/from-python.md").read_text(), re.DOTALL)
@@ -18,12 +25,15 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(number: int) -> None:
-    exec(compile(EXAMPLES[number], f"example {number}", "exec"), {})
+def run(number: int) -> dict[str, Any]:
+    """What the example's names stand for at its end."""
+    names: dict[str, Any] = {}
+    exec(compile(EXAMPLES[number], f"example {number}", "exec"), names)
+    return names
 
 
-def test_there_are_four():
-    assert len(EXAMPLES) == 4
+def test_there_are_five():
+    assert len(EXAMPLES) == 5
 
 
 def test_the_model_gives_features_and_reconstructions(folder, capsys):
@@ -46,3 +56,20 @@ def test_a_run_is_trained_and_scores_images(folder, capsys, monkeypatch):
     run(3)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(list((folder / "images").iterdir()))
+
+
+def test_tiles_around_an_exported_graph_give_what_the_detector_gives(folder, capsys):
+    """Of a method whose maps have something expected taken off."""
+    for number in range(3):
+        write_image(folder / f"slabs/{number}.png", number, (100, 150))
+    with pytest.MonkeyPatch.context() as patch:
+        no_speed_test(patch)
+        model = TINY.model.model_copy(update={"method": "patch-memory", "memory": 40, "candidates": 400})
+        fit(folder / "slabs", folder / "run", settings=TINY.model_copy(update={"model": model}), tile=SIZE, overlap=32)
+    export(folder / "run", folder / "detector.onnx")
+    write_image(folder / "photograph.png", 9, (110, 175))
+    (found,) = Detector(folder / "run", "cpu").score("photograph.png")
+    result = run(4)
+    np.testing.assert_allclose(result["anomaly_map"], found.map, atol=1e-4)
+    assert float(capsys.readouterr().out.splitlines()[-1]) == pytest.approx(found.score, abs=1e-4)
+    assert np.abs(found.map).max() > 0.01
