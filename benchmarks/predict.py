@@ -42,7 +42,7 @@ from omniad.models.anomaly_map import smooth
 
 SIZE, SIDE = 256, 1024  # pixels of the run, and of the images on disk
 BATCH = 16
-PHOTOGRAPH, TILES, ROUNDS = (1000, 1400), TileSettings(), 5
+PHOTOGRAPH, TILES, ROUNDS = (800, 1800), TileSettings(), 3
 PAPER = ModelSettings(encoder_weights="random")
 FAST = choose("fast").settings.model.model_copy(update={"encoder_weights": "random"})
 
