@@ -1,5 +1,7 @@
 """The figures: what they show, that they read in grey, and that the same input gives the same bytes."""
 
+from itertools import combinations
+
 import matplotlib
 import numpy as np
 import pytest
@@ -149,6 +151,26 @@ def test_costs_show_print_and_ours(seeds, tmp_path):
     printed, ours = parameters.lines[0], parameters.lines[1]
     assert printed.get_xydata().tolist() == [[29.4, 86.2], [29.6, 86.2], [29.9, 86.4], [30.3, 86.2]]  # Table IV
     assert ours.get_xydata().tolist() == [[29.9, pytest.approx(80.5)]]
+
+
+def test_a_miniatures_accuracies_are_not_drawn_on_the_printed_axes(tmp_path):
+    settings = miniature_settings(tmp_path)
+    write_run(settings, "mvtec", "default", 0, {"mAD": 0.5})
+    runs = finished_runs(tmp_path)
+    tables = build_tables(find(settings, collect(runs), runs, COUNTS))
+    panels = panels_of(lambda: draw_accuracy(tables, tmp_path))
+    assert [len(panel.lines) for panel in panels] == [1] * 6
+    assert min(panel.get_ylim()[0] for panel in panels) > 80
+    assert "left out" in draw_accuracy(tables, tmp_path).caption
+
+
+def test_names_of_close_points_do_not_overlap(seeds, tmp_path):
+    panels = panels_of(lambda: draw_accuracy(seeds[2], tmp_path))
+    renderer = panels[0].figure.canvas.get_renderer()
+    panels[0].figure.draw(renderer)
+    for panel in panels:
+        boxes = [text.get_window_extent(renderer) for text in panel.texts]
+        assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)], panel.get_title(loc="left")
 
 
 def test_resolution_is_drawn_on_logarithmic_axes(tmp_path):
