@@ -142,8 +142,11 @@ def weights_paths(model: ModelSettings, data: DataSettings) -> list[Path]:
 def missing_weights(model: ModelSettings, data: DataSettings) -> str:
     """What is to be done about the first file that is not there, in one line; "" when all are there."""
     absent = next((path for path in weights_paths(model, data) if not path.is_file()), None)
-    if absent is None:
-        return ""
+    return "" if absent is None else how_to_get(absent, model, data)
+
+
+def how_to_get(absent: Path, model: ModelSettings, data: DataSettings) -> str:
+    """What is to be done about one file of a model's weights that is not there."""
     if absent in {file.path for file in weight_files(data).values()}:
         (url,) = weight_files(data)[absent.name].urls
         return (
