@@ -246,7 +246,7 @@ def full_report(tmp_path_factory) -> Path:
     runs = ["default", "released", "default_torchvision", "mambaad", "dinomaly", "depths_6_12_11_9", "wide_resnet50_2"]
     for run in runs:
         for seed in settings.seeds:
-            values = dict.fromkeys((*SEVEN, "mAD"), 0.9 + seed / 200)
+            values: dict[str, float | None] = dict.fromkeys((*SEVEN, "mAD"), 0.9 + seed / 200)
             folder = write_run(settings, "mvtec", run, seed, values)
             facts = json.loads((folder / "provenance.json").read_text())
             facts |= {"config_sha256": "0" * 64, "data": {"sha256": "1" * 64}, "weights": {"sha256": "2" * 64}}
