@@ -20,10 +20,11 @@ from omniad.reporting.figures.qualitative import (
     pick_examples,
     qualitative_figure,
 )
-from omniad.reporting.figures.training_plots import draw_training
+from omniad.reporting.figures.training_plots import CROWDED, draw_training
 from omniad.reporting.tables import build_tables, find
 from omniad.runs.finished import finished_runs
 from omniad.runs.measurements import collect
+from omniad.runs.targets import target_runs
 
 
 @pytest.fixture
@@ -106,6 +107,7 @@ def seeds(tmp_path):
 
 SCORES = "image,class,label,score\na,nut,0,0.1\nb,nut,0,0.2\nc,nut,1,0.9\nd,cap,1,0.5\n"
 COUNTS = {("table4", "64", "released"): {"parameters": 29.9, "FLOPs": 11.2}}
+TITLES = ["MVTec-AD", "VisA", "Real-IAD"]
 RESOLUTIONS = {"learnable": {256: 10**10, 1024: 16 * 10**10}, "plain": {256: 4 * 10**10, 1024: 9 * 10**12}}
 
 
@@ -121,13 +123,30 @@ def panels_of(draw) -> list:
 def test_training_curves_are_means_with_a_band(seeds, tmp_path):
     _, runs, tables = seeds
     panels = panels_of(lambda: draw_training(tables, runs, tmp_path))
-    assert [panel.get_title(loc="left") for panel in panels] == [
-        table.label for table in tables if table.name != "table1_memory"
-    ]  # default is in each other
-    (line,) = panels[4].lines
-    assert (line.get_label(), line.get_ydata().tolist()) == ("64", [4.5, 2.5, 1.0])
-    (band,) = panels[4].collections
-    assert band.get_datalim(panels[4].transData).bounds == pytest.approx((1, 1, 2, 4))
+    assert [panel.get_title(loc="left") for panel in panels] == ["Table I, MVTec-AD"]  # the other tables repeat the run
+    (line,) = panels[0].lines
+    assert (line.get_label(), line.get_ydata().tolist()) == ("Omni-AD", [4.5, 2.5, 1.0])
+    (band,) = panels[0].collections
+    assert band.get_datalim(panels[0].transData).bounds == pytest.approx((1, 1, 2, 4))
+
+
+def test_training_curves_of_every_run_leave_room_for_the_lines(tmp_path):
+    """With all methods trained, Table I has ten lines on a data set."""
+    settings = paper_settings(tmp_path)
+    for dataset, run in set().union(*target_runs(settings).values()):
+        (write_run(settings, dataset, run, 0, {"mAD": 0.8}) / "history.csv").write_text("epoch,loss\n1,3\n2,1\n")
+    runs = finished_runs(tmp_path)
+    panels = panels_of(lambda: draw_training(build_tables(find(settings, collect(runs), runs, {})), runs, tmp_path))
+    assert [panel.get_title(loc="left") for panel in panels][:3] == [f"Table I, {name}" for name in TITLES]
+    assert max(len(panel.lines) for panel in panels) == 10
+    renderer = panels[0].figure.canvas.get_renderer()
+    panels[0].figure.draw(renderer)
+    for panel in panels:
+        assert len({(str(line.get_linestyle()), line.get_marker()) for line in panel.lines}) == len(panel.lines)
+        box = panel.get_window_extent(renderer)
+        assert box.height > 100  # of 300 pixels: the rest is for numbers and legend
+        if len(panel.lines) > CROWDED:
+            assert not box.overlaps(panel.get_legend().get_window_extent(renderer))
 
 
 def test_histograms_count_normal_and_anomalous_images(seeds, tmp_path):
