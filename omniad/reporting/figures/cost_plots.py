@@ -56,8 +56,9 @@ def draw_resolution(resolutions: Resolutions, folder: Path) -> Drawn:
         axes.plot(
             sizes, giga, label=plain(NAMES.get(attention, attention)), linewidth=1.5, markersize=5, **style(number)
         )
-        for size, value in ((sizes[0], giga[0]), (sizes[-1], giga[-1])):
-            axes.annotate(f"{value:,.0f} G", (size, value), (0, 6), textcoords="offset points", fontsize=FONT - 1)
+        for place, offset, side in ((0, (6, -11), "left"), (-1, (0, 6), "right")):  # both beside the rising line
+            where = {"xytext": offset, "textcoords": "offset points", "ha": side}
+            axes.annotate(f"{giga[place]:,.0f} G", (sizes[place], giga[place]), fontsize=FONT - 1, **where)
     label(axes, "", "side of the image, pixels", "FLOPs (G)")
     axes.set(xscale="log", yscale="log")
     axes.margins(x=0.08, y=0.12)
