@@ -107,7 +107,7 @@ def _hash(text: str | None) -> str:
 def _weights(run: FinishedRun, facts: Mapping[str, Any]) -> str:
     entry = facts.get("weights", {})
     kind = str(entry.get("kind", run.settings.model.encoder_weights))
-    return f"{kind} {_hash(entry['sha256'])}" if entry.get("sha256") else kind
+    return kind if kind == "random" else f"{kind} {_hash(entry.get('sha256'))}"
 
 
 def _memory(peaks: Mapping[str, int]) -> str:
