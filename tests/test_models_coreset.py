@@ -11,6 +11,7 @@ from conformance import AllOf
 from scipy.spatial.distance import cdist
 
 from omniad.errors import UserError
+from omniad.models import coreset
 from omniad.models.coreset import CHUNK, ROUND, STARTS, Memory, Sample, draw_patches, k_center, part_of
 from omniad.models.method import Prepared
 
@@ -67,7 +68,10 @@ def sample_of(patches: torch.Tensor, images: list[int]) -> Sample:
     return Sample(patches, torch.zeros(len(images), dtype=torch.long), torch.tensor(images), positions=1, seed=0)
 
 
-def test_distances_to_other_images_leave_out_ones_own():
+@pytest.mark.parametrize("chunk", [2, 5, CHUNK])
+def test_distances_to_other_images_leave_out_ones_own(monkeypatch, chunk):
+    monkeypatch.setattr(coreset, "CHUNK", chunk)  # few entries at a time, so that most chunks hold none of one's own
+    monkeypatch.setattr(coreset, "ROWS", 2 * chunk)
     patches = points(60).float()
     images = [row // 15 for row in range(60)]
     sample, memory = sample_of(patches, images), Memory(20, 5)

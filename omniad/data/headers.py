@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from omniad.data.masks import OTHER_SIZE, mask_problem, orientation_of
-from omniad.data.opening import BROKEN, Unfit, open_header
+from omniad.data.masks import OTHER_SIZE, mask_problem
+from omniad.data.opening import BROKEN, Header, Unfit, read_header
 
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits: PIL would cut them off at 255
 BATCH = 256
 
 
-class FileFacts(NamedTuple):
-    """What the header and the status of one file tell."""
+class Looked(NamedTuple):
+    """What the headers and the status of all files tell."""
 
-    path: str
-    problem: str = ""  # its kind
-    what: str = ""  # the path, with what more there is to say
-    size: tuple[int, int] | None = None  # width and height
-    orientation: int = 1
-    status: tuple[int, int] = (0, 0)  # bytes and time
+    problems: list[tuple[str, str]]  # its kind; the path, with what more there is to say
+    files: int
+    sha256: str  # of all paths, sizes and times
 
 
-def look_at_files(folder: Path, pairs: Iterable[tuple[str, str]], own: bool) -> list[FileFacts]:
+def look_at_files(folder: Path, pairs: Iterable[tuple[str, str]], own: bool) -> Looked:
     """All images and masks, looked at by many threads: a disk is waited for, not computed with.
 
     Args:
@@ -37,46 +34,53 @@ def look_at_files(folder: Path, pairs: Iterable[tuple[str, str]], own: bool) -> 
     """
     pairs = list(pairs)
     batches = [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
+    problems, files, hashed = [], 0, hashlib.sha256()
     with ThreadPoolExecutor(max_workers=4 * (os.cpu_count() or 1)) as pool:
-        found = pool.map(
-            lambda batch: [file for image, mask in batch for file in _look_at(folder, image, mask, own)], batches
-        )
-        return [file for files in found for file in files]
+        for look in pool.map(lambda batch: _Look(folder, own, batch), batches):
+            problems += look.problems
+            files += len(look.states)
+            hashed.update("".join(look.states).encode())
+    return Looked(problems, files, hashed.hexdigest())
 
 
-def _look_at(folder: Path, image_path: str, mask_path: str, own: bool) -> Iterator[FileFacts]:
-    image = _look(folder, image_path, deep=own, turned=own)
-    yield image
-    if not mask_path:
-        return
-    mask = _look(folder, mask_path, deep=True, turned=own)
-    if not mask.problem and image.size and mask.size:
+class _Look:
+    """At some pairs: what is wrong with them, and a line a file with its size and time."""
+
+    def __init__(self, folder: Path, own: bool, pairs: list[tuple[str, str]]) -> None:
+        self.folder, self.own = folder, own
+        self.problems: list[tuple[str, str]] = []
+        self.states: list[str] = []
+        for image, mask in pairs:
+            header = self._at(image, deep=own)
+            if mask:
+                self._compare(header, mask, self._at(mask, deep=True))
+
+    def _at(self, path: str, deep: bool) -> Header | None:
+        """A file's header; None when it can't be read."""
+        size = time = 0
+        try:
+            header = read_header(f"{self.folder}/{path}", turned=self.own)
+            size, time = header.status.st_size, header.status.st_mtime_ns
+            if not deep and header.mode in DEEP_MODES:
+                self.problems.append(("more than 8 bits a channel, convert to 8", path))
+            return header
+        except Unfit as error:
+            self.problems.append((error.kind, f"{path} ({error.detail})" if error.detail else path))
+        except (FileNotFoundError, NotADirectoryError):
+            self.problems.append(("missing", path))
+        except BROKEN:
+            self.problems.append(("not readable as an image", path))
+        finally:
+            self.states.append(f"{path}\t{size}\t{time}\n")
+        return None
+
+    def _compare(self, image: Header | None, mask_path: str, mask: Header | None) -> None:
+        if image is None or mask is None:
+            return
         problem = mask_problem(image.size, image.orientation, mask.size, mask.orientation)
-        sizes = f" ({_by(mask.size)}, not {_by(image.size)})" if problem == OTHER_SIZE else ""
-        mask = mask._replace(problem=problem, what=f"{mask_path}{sizes}")
-    yield mask
-
-
-def _look(folder: Path, path: str, deep: bool, turned: bool) -> FileFacts:
-    try:
-        with open_header(f"{folder}/{path}") as (image, status):
-            problem = "" if deep or image.mode not in DEEP_MODES else "more than 8 bits a channel, convert to 8"
-            # A PNG may have its EXIF entry behind its pixels, which only decoding would show.
-            late = image.format == "PNG" and "exif" not in image.info
-            orientation = orientation_of(image) if turned and not late else 1
-            return FileFacts(path, problem, path, image.size, orientation, (status.st_size, status.st_mtime_ns))
-    except Unfit as error:
-        return FileFacts(path, error.kind, f"{path} ({error.detail})" if error.detail else path)
-    except (FileNotFoundError, NotADirectoryError):
-        return FileFacts(path, "missing", path)
-    except BROKEN:
-        return FileFacts(path, "not readable as an image", path)
-
-
-def files_hash(files: list[FileFacts]) -> str:
-    """A sha256 of all paths, sizes and times."""
-    lines = (f"{file.path}\t{file.status[0]}\t{file.status[1]}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+        if problem:
+            sizes = f" ({_by(mask.size)}, not {_by(image.size)})" if problem == OTHER_SIZE else ""
+            self.problems.append((problem, f"{mask_path}{sizes}"))
 
 
 def _by(size: tuple[int, int]) -> str:

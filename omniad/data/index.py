@@ -11,6 +11,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pandas as pd
 from omniad.config import SourceSettings
 from omniad.data.counts import differences, expected_counts
 from omniad.data.folders import LeftOut
-from omniad.data.headers import FileFacts, files_hash, look_at_files
+from omniad.data.headers import Looked, look_at_files
 from omniad.data.layouts import read_records
 from omniad.data.layouts.record import SPLITS
 from omniad.errors import UserError
@@ -56,16 +57,16 @@ def write_index(source: SourceSettings, out_csv: Path) -> pd.DataFrame:
         )
     report = out_csv.with_name("index-problems.txt")
     report.unlink(missing_ok=True)
-    files = look_at_files(folder, zip(index["image"], index["mask"], strict=True), own=source.layout == "own")
-    problems = _group(_problems(source, index, files))
+    looked = look_at_files(folder, ((record.image, record.mask) for record in records), own=source.layout == "own")
+    problems = _group(_problems(source, index, looked))
     if problems:
         mend = "Remove or replace these files" if source.layout == "own" else MEND
         raise UserError(f"{source.title}: {_tell(problems, folder, report)} {mend}")
     with atomic_write(_files_note(out_csv)) as file:  # before the index, so that a kill between them makes packs anew
-        json.dump({"files": len(files), "sha256": files_hash(files)}, file)
+        json.dump({"files": looked.files, "sha256": looked.sha256}, file)
     with atomic_write(out_csv) as file:
         index.to_csv(file, index=False, lineterminator="\n")
-    images, classes = count(len(index), "image"), count(len(set(index["class"])), "class", "classes")
+    images, classes = count(len(index), "image"), count(len(index["class"].unique()), "class", "classes")
     log.info("%s: %s of %s: %s", source.title, images, classes, out_csv)
     if left_out.reasons:
         log.warning("%s: left out: %s", source.title, left_out)
@@ -109,27 +110,26 @@ def _wrong_row(index: pd.DataFrame) -> str:
     """What no index may hold, whoever made it; "" when it is one."""
     if index.empty:
         return "no rows: an index has at least one image"
-    for label in set(index["label"]) - {0, 1}:
+    for label in set(index["label"].unique().tolist()) - {0, 1}:
         return f"label {shown(label)}: must be 0 (normal) or 1 (anomalous)"
-    for split in set(index["split"]) - set(SPLITS):
+    for split in set(index["split"].unique().tolist()) - set(SPLITS):
         return f"split {shown(split)}: must be one of {', '.join(SPLITS)}"
     for column in ("class", "defect"):
-        for name in sorted(set(index[column])):
+        for name in sorted(index[column].unique().tolist()):
             if problem := name_problem(name):
                 return f"{column} {shown(name)}: must {problem}"
-    if MEAN in set(index["class"]):
+    if MEAN in index["class"].unique():
         return f"class '{MEAN}': this name stands for the mean over classes"
-    outside = next((path for path in index["image"] if leaves_folder(path)), None)
-    if outside is None:
-        outside = next((path for path in index["mask"] if path and leaves_folder(path)), None)
+    paths = chain(index["image"].tolist(), filter(None, index["mask"].tolist()))
+    outside = next((path for path in paths if leaves_folder(path)), None)
     return "" if outside is None else f"path {shown(outside)}: must lie inside the data set's folder"
 
 
-def _problems(source: SourceSettings, index: pd.DataFrame, files: list[FileFacts]) -> Iterator[tuple[str, str]]:
+def _problems(source: SourceSettings, index: pd.DataFrame, looked: Looked) -> Iterator[tuple[str, str]]:
     """Kind and path, or kind and count, of everything that is wrong."""
     for path in sorted(set(index["image"][index["image"].duplicated()])):
         yield "named more than once", path
-    yield from ((file.problem, file.what) for file in files if file.problem)
+    yield from looked.problems
     expected = expected_counts(source)
     if expected is None:
         if source.layout != "own":

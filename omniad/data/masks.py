@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from omniad.data.opening import open_header, open_whole
+from omniad.data.opening import open_whole, orientation_of
 
 LOSSY = {"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF"}  # formats whose levels may be off by a little
 MOST_NUMBERS = 31  # kinds of defect that a mask can number, or show in colours of their own
-ORIENTATION = 0x0112  # EXIF's entry
-TURNS_SIDES = (5, 6, 7, 8)  # of its values: height becomes width
+TURNS_SIDES = (5, 6, 7, 8)  # of EXIF's orientations: height becomes width
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,15 +74,9 @@ def mask_problem(size: tuple[int, int], orientation: int, mask_size: tuple[int, 
     return "" if mask_upright == upright else OTHER_SIZE
 
 
-def orientation_of(image: Image.Image) -> int:
-    """EXIF's orientation of an open image; 1, upright, where there is none."""
-    found = image.getexif().get(ORIENTATION, 1)
-    return found if found in range(1, 9) else 1
-
-
 def _upright(mask: Image.Image, image_file: str | Path) -> Image.Image:
     """The mask turned as its image is."""
-    with open_header(image_file) as (image, _):
+    with open_whole(image_file) as image:
         orientation, size = orientation_of(image), image.size
     own = orientation_of(mask)
     if problem := mask_problem(size, orientation, mask.size, own):

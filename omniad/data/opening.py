@@ -9,12 +9,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
 from omniad.data.folders import kind_of
 
 MOST_PIXELS = 400_000_000  # of an image: 20,000 x 20,000, which is 1.2 GB as RGB
+ORIENTATION = 0x0112  # EXIF's entry
 PNG_START = b"\x89PNG\r\n\x1a\n"
 # What PIL raises for broken files. A decoder that meets what its author did not think of may raise anything else.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
@@ -31,17 +33,33 @@ class Unfit(ValueError):
         self.kind, self.detail = kind, detail
 
 
-@contextmanager
-def open_header(file: str | Path) -> Iterator[tuple[Image.Image, os.stat_result]]:
-    """An image of which only the header is read, and its file's status.
+class Header(NamedTuple):
+    """What an image file's header tells, and its status."""
+
+    size: tuple[int, int]  # width and height, as stored
+    mode: str
+    orientation: int  # EXIF's; 1, upright, where there is none or it wasn't asked for
+    status: os.stat_result
+
+
+def read_header(file: str | Path, turned: bool) -> Header:
+    """An image file's header, and its orientation if it is `turned` upright when read. A data set calls this often.
 
     Raises:
         Unfit: it is no plain file, empty, or has more than MOST_PIXELS. PIL raises what is in BROKEN.
     """
-    status = _plain(file)
-    with Image.open(file) as image:
+    handle, status = _open_plain(file)
+    with handle, Image.open(handle) as image:
         _check_size(image)
-        yield image, status
+        # A PNG may have its EXIF entry behind its pixels, which only decoding would show.
+        late = turned and image.format == "PNG" and "exif" not in image.info
+        return Header(image.size, image.mode, orientation_of(image) if turned and not late else 1, status)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation of an open image; 1, upright, where there is none."""
+    found = image.getexif().get(ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
 
 
 @contextmanager
@@ -49,10 +67,9 @@ def open_whole(file: str | Path) -> Iterator[Image.Image]:
     """An image that is about to be decoded, from a file that is whole as far as its checksums tell.
 
     Raises:
-        Unfit: as `open_header`; or it is a PNG that is damaged, which PIL decodes to other pixels.
+        Unfit: as `read_header`; or it is a PNG that is damaged, which PIL decodes to other pixels.
     """
-    _plain(file)
-    with open(file, "rb") as handle:  # noqa: PTH123
+    with _open_plain(file)[0] as handle:
         if handle.read(len(PNG_START)) != PNG_START:
             handle.seek(0)
             with Image.open(handle) as image:
@@ -66,22 +83,36 @@ def open_whole(file: str | Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _plain(file: str | Path) -> os.stat_result:
-    status = os.stat(file)  # noqa: PTH116 (called for every file of a data set)
+def _open_plain(file: str | Path) -> tuple[BinaryIO, os.stat_result]:
+    """Open first and look then: a second way along the path is what takes long with many files."""
+    try:
+        number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for its writer
+    except OSError:
+        _check_kind(os.stat(file))  # noqa: PTH116 (a socket can't be opened)
+        raise
+    try:
+        status = os.fstat(number)
+        _check_kind(status)
+        return os.fdopen(number, "rb"), status
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def _check_kind(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else kind_of(status.st_mode)
         raise Unfit(f"no plain file but {kind}")
     if status.st_size == 0:
         raise Unfit("empty")
-    return status
 
 
 def _check_size(image: Image.Image) -> None:
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
+    width, height = image.size
+    if (pixels := width * height) > MOST_PIXELS:
         raise Unfit(
             "too large",
-            f"{image.width}x{image.height}, {pixels / 1e6:,.0f} million pixels; at most {MOST_PIXELS / 1e6:,.0f} "
+            f"{width}x{height}, {pixels / 1e6:,.0f} million pixels; at most {MOST_PIXELS / 1e6:,.0f} "
             "million are read: make it smaller, or cut it into tiles",
         )
 

@@ -126,6 +126,7 @@ class Memory(nn.Module):
         for chosen in k_center(sample.patches if points is None else points, size, generator):
             yield Prepared(len(chosen) / size)
         rows = chosen[torch.arange(size, device=chosen.device) % len(chosen)]
+        rows = rows[sample.images[rows].argsort(stable=True)]  # by image, so that few chunks hold an image's own
         self.entries.copy_(sample.patches[rows])
         self.images.copy_(sample.images[rows])
 
@@ -143,8 +144,8 @@ class Memory(nn.Module):
         for start in range(0, len(self.entries), CHUNK):
             part = self.entries[start : start + CHUNK]
             alike = likeness(patches, part)  # (N, CHUNK)
-            if own is not None:
-                alike = alike.masked_fill(own[:, None] == self.images[start : start + CHUNK], -torch.inf)
+            if own is not None and _overlap(own, images := self.images[start : start + CHUNK]):
+                alike = alike.masked_fill(own[:, None] == images, -torch.inf)
             most, at = alike.max(dim=1)
             found = torch.where(most > best, at + start, found)
             best = torch.maximum(best, most)
@@ -156,6 +157,11 @@ class Memory(nn.Module):
             return torch.zeros(len(sample.patches), device=sample.patches.device)
         parts = zip(sample.patches.split(ROWS), sample.images.split(ROWS), strict=True)
         return torch.cat([self(patches, own) for patches, own in parts])
+
+
+def _overlap(some: Tensor, others: Tensor) -> bool:
+    """Whether a number can be in both."""
+    return bool((some.min() <= others.max()) & (others.min() <= some.max()))
 
 
 def check_room(needed: float, what: str, setting: str) -> None:
