@@ -52,10 +52,10 @@ def test_an_alias_of_reasonable_size_is_as_good_as_a_copy(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("title: a\ntitle: b\n", "'title' is there twice in one group, again in line 2"),
-        ("training: {epochs: 1, epochs: 2}", "'epochs' is there twice"),
-        ('training: {epochs: 1, "epochs": 2}', "'epochs' is there twice"),
-        ("title: &a [*a]", "*a stands within what it stands for"),
+        ("title: a\ntitle: b\n", "'title' appears twice in one group, again in line 2"),
+        ("training: {epochs: 1, epochs: 2}", "'epochs' appears twice"),
+        ('training: {epochs: 1, "epochs": 2}', "'epochs' appears twice"),
+        ("title: &a [*a]", "*a is part of what it stands for"),
         ("title: " + "[" * 3000 + "]" * 3000, f"more than {DEEPEST} groups within groups"),
         ("title: " + "{a: " * 60 + "1" + "}" * 60, f"more than {DEEPEST} groups within groups"),
         ("\n".join(f"{'  ' * depth}a:" for depth in range(60)), f"more than {DEEPEST} groups within groups"),

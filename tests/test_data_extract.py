@@ -324,7 +324,7 @@ def test_an_archive_is_what_is_published_or_was_recorded(tmp_path):
     sha256, size = hashlib.sha256(archive.read_bytes()).hexdigest(), archive.stat().st_size
     known = own.model_copy(update={"sha256": sha256, "size_bytes": size})
     change(archive, 512, b"two")  # content of a plain tar has no checksum of its own
-    with pytest.raises(UserError, match=f"instead of {sha256}; remove it and fetch it anew"):
+    with pytest.raises(UserError, match=f"instead of {sha256}; remove it and fetch it again"):
         extract_source(known)
     (tmp_path / "set.tar.json").write_text(json.dumps({"sha256": sha256}))
     with pytest.raises(UserError, match="recorded"):

@@ -155,7 +155,7 @@ def test_what_is_missing_passes_and_what_is_broken_fails(settings, tmp_path, mon
     (tmp_path / "weights" / "resnet34-43635321.pth").write_bytes(b"cut off")
     assert main(["doctor", "--config", str(overlay)]) == 1
     captured = capsys.readouterr()
-    assert captured.err == "omniad: to be mended, see above: weights\n"
+    assert captured.err == "omniad: broken, see above: weights\n"
 
 
 def test_outside_a_checkout_nothing_is_configured_and_that_is_told(monkeypatch, tmp_path, capsys):

@@ -27,7 +27,7 @@ class _Loader(SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if (key.tag, key.value) in seen:
                     where = f"line {key.start_mark.line + 1}"
-                    raise yaml.YAMLError(f"'{key.value[:80]}' is there twice in one group, again in {where}")
+                    raise yaml.YAMLError(f"'{key.value[:80]}' appears twice in one group, again in {where}")
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
@@ -55,7 +55,7 @@ def _check_growth(text: str) -> None:
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in open_groups):
-                raise ValueError(f"*{event.anchor[:80]} stands within what it stands for")
+                raise ValueError(f"*{event.anchor[:80]} is part of what it stands for")
             values += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             open_groups.append((event.anchor, values))

@@ -140,7 +140,7 @@ def _check_sizes(files: list[RemoteFile]) -> None:
     for file in files:
         if file.path.is_file() and file.size and file.path.stat().st_size != file.size:
             found = file.path.stat().st_size
-            raise UserError(f"{file.path}: has {found:,} bytes instead of {file.size:,}; remove it and fetch it anew")
+            raise UserError(f"{file.path}: has {found:,} bytes instead of {file.size:,}; remove it and fetch it again")
 
 
 def _silent_hosts(urls: Iterable[str]) -> dict[str, str]:

