@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
     what: str
     state: Literal["ok", "missing", "broken"]
-    text: str  # what is there; unless all is well, also what to do
+    text: str  # what was found and, unless all is well, what to do
 
 
 def examine(settings: Settings) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ def train(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     settings = project_settings(*options.config)
-    run_folders(settings, options.target)  # a typo is told before anything is loaded or measured
+    run_folders(settings, options.target)  # a typo is reported before anything is loaded or measured
     from omniad.training.cost import card_speed, measured_speed, plain_scan_speed
     from omniad.training.plan import plan_target, plan_text
 

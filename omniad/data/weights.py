@@ -165,7 +165,7 @@ def weights_file(model: ModelSettings, data: DataSettings) -> Path | None:
     """The file of the run's encoder weights; None when they are to be random.
 
     Raises:
-        UserError: the file is missing (its name, its address and its place are told), it is not the one its name says,
+        UserError: the file is missing (the message has its name, address and place), it is not the one its name says,
             or there is none for this encoder.
     """
     if problem := missing_weights(model, data):
