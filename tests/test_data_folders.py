@@ -77,7 +77,7 @@ def test_litter_beside_real_iads_labels(tmp_path, caplog):
 def test_what_mvtecs_layout_does_not_read_is_counted_by_reason(tmp_path, caplog):
     folder = tmp_path / "set"
     part(folder / "nut")
-    image(folder / "nut/validation/good/0.png")  # of MVTec AD 2
+    image(folder / "nut/holdout/good/0.png")
     image(folder / "nut/test_public/bad/0.png")
     image(folder / "nut/train/good/lot_2/0.png")
     image(folder / "nut/ground_truth/bent/1_mask.png")
@@ -96,7 +96,7 @@ def test_what_mvtecs_layout_does_not_read_is_counted_by_reason(tmp_path, caplog)
     ):
         assert reason in told
     assert told.count("\n") == 1
-    assert str(folder / "nut/validation") in told
+    assert str(folder / "nut/holdout") in told
 
 
 def test_links_are_followed_and_circles_named(tmp_path, caplog):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from omniad.commands.data import LAYOUTS
 from omniad.config import SourceSettings
 from omniad.data.index import read_index, write_index
 from omniad.errors import UserError
@@ -18,11 +19,13 @@ KINDS = [(layout, name, spec, defect) for layout, name, spec in ALL for defect i
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The three miniatures with few images: 1 in training, 1 good and 6 defective, or 1, 1 and 2 specimens."""
+    """The miniatures with few images: 1 in training, 1 good and 6 defective, or 1, 1 and 2 specimens."""
     root = tmp_path_factory.mktemp("miniatures")
     with pytest.MonkeyPatch.context() as patch:
         few = {"train": 1, "good": 1, "defective": 6}
         patch.setattr(writers, "MVTEC_COUNTS", few)
+        patch.setattr(writers, "AD_2_COUNTS", few | {"validation": 1, "private": 2})
+        patch.setattr(writers, "LOCO_COUNTS", few | {"validation": 1})
         patch.setattr(writers, "VISA_COUNTS", few)
         patch.setattr(writers, "REALIAD_COUNTS", {"train": 1, "good": 1, "defective": 2})
         for layout in scenes.CLASSES:
@@ -55,8 +58,12 @@ def test_another_seed_gives_other_images(folder):
     assert all(other[path] != content for path, content in images.items())
 
 
+def test_the_command_knows_every_layout():
+    assert set(LAYOUTS) == set(writers.WRITERS)
+
+
 def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(UserError, match="unknown layout 'coco'; choose from: mvtec, visa, realiad"):
+    with pytest.raises(UserError, match="unknown layout 'coco'; choose from: mvtec, mvtec_ad_2, mvtec_loco"):
         write_miniature("coco", tmp_path)
 
 
@@ -76,6 +83,35 @@ def test_mvtec_has_single_channel_images_and_masks_named_by_stem(folder):
     )
     values = np.unique(np.asarray(Image.open(folder / "mvtec" / next(iter(bad["mask"])))))
     assert values.tolist() == [0, 255]
+
+
+def test_mvtec_ad_2_has_lights_in_its_names_and_images_without_labels(folder):
+    index = index_of(folder, "mvtec_ad_2")
+    sizes = index.groupby(["split", "defect"]).size().to_dict()
+    lights = len(writers.LIGHTS)
+    assert sizes == {
+        ("test", "bad"): 2 * 6 * lights,
+        ("test", "good"): 2 * lights,
+        ("train", "good"): 2,
+        ("validation", "good"): 2,
+    }
+    private = sorted(path.name for path in (folder / "mvtec_ad_2/weave").glob("test_private*/*"))
+    assert private == ["000_mixed.png", "000_regular.png", "001_mixed.png", "001_regular.png"]
+    assert not index["image"].str.contains("private").any()
+    bad = index[index["label"] == 1]
+    for image, mask in zip(bad["image"], bad["mask"], strict=True):
+        assert mask == image.replace("/bad/", "/ground_truth/bad/").replace(".png", "_mask.png")
+
+
+def test_mvtec_loco_has_a_folder_of_masks_an_image_and_a_level_a_kind(folder):
+    index = index_of(folder, "mvtec_loco")
+    bad = index[index["label"] == 1]
+    assert set(bad["defect"]) == {"logical_anomalies", "structural_anomalies"}
+    masks = [sorted((folder / "mvtec_loco" / mask).iterdir()) for mask in bad["mask"]]
+    assert {len(files) for files in masks} == {1, 2}
+    levels = [np.unique(np.asarray(Image.open(file))).tolist() for files in masks for file in files]
+    assert {(low, high) for low, high in levels} == {(0, 255 - kind) for kind in range(5)}
+    assert index["split"].tolist().count("validation") == len(scenes.MVTEC_LOCO)
 
 
 def test_visa_repeats_names_and_its_masks_hold_class_ids(folder):

@@ -62,7 +62,7 @@ def test_all_that_is_missing_is_told_at_once(tmp_path, monkeypatch):
     settings = load_settings()
     runs = [run_settings(settings, "mvtec", run) for run in ("default", "default_torchvision", "resnet50", "destseg")]
     with pytest.raises(UserError) as raised:
-        preflight(settings.sources, runs, settings.data, settings.downloads)
+        preflight({name: settings.sources[name] for name in settings.datasets}, runs, settings.data, settings.downloads)
     told = str(raised.value)
     assert told.startswith("9 things are missing; nothing was started.")
     for part in (

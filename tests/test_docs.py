@@ -56,7 +56,7 @@ def test_a_mistake_is_one_line_and_a_traceback_on_request(capsys):
     arguments = ["train", "--dataset", "mvtek", "--run", "default", "--seed", "0", "--out", "never"]
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    assert "unknown 'mvtek'; choose from: mvtec, visa, realiad" in error
+    assert "unknown 'mvtek'; choose from: mvtec, mvtec_ad_2, mvtec_loco, visa, realiad" in error
     assert error.count("\n") == 1
     with pytest.raises(Exception, match="mvtek"):
         main([*arguments, "--debug"])

@@ -155,6 +155,17 @@ def test_runs_that_differ_are_told_apart(tmp_path):
     assert "Trained 2026-03-01 to 2026-03-02" in paragraph
 
 
+def test_a_data_sets_note_stands_once_where_it_has_runs(tmp_path):
+    settings = paper_settings(tmp_path, datasets=["mvtec", "mvtec_loco"])
+    note = "MVTec LOCO AD: its authors' measure, sPRO, is not computed"
+    assert note not in write_report(settings).read_text()
+    for seed in range(2):
+        write_run(settings, "mvtec_loco", "default", seed, dict.fromkeys(SEVEN, 0.9))
+    report = write_report(settings)
+    assert report.read_text().count(note) == 1
+    assert "sPRO, is not computed" in report.with_suffix(".html").read_text()
+
+
 def test_costs_of_a_miniature_are_shown_beside_print(miniature):
     table = paper_tables(miniature.read_text())[6]
     row = next(line for line in table if line[0].startswith("ResNet50"))

@@ -92,7 +92,10 @@ def test_targets_that_train_nothing(clone):
     ("arguments", "told"),
     [
         (["--config", "sedes=[0]"], "unknown key 'sedes'"),
-        (["--config", "datasets=[mvtek]"], "unknown 'mvtek'; choose from: mvtec, visa, realiad"),
+        (
+            ["--config", "datasets=[mvtek]"],
+            "unknown 'mvtek'; choose from: mvtec, mvtec_ad_2, mvtec_loco, visa, realiad",
+        ),
         (["--config", "model={tokens: 50}"], "'model.tokens' must be a square"),
         (["--config", "tables={table4: {columns: [FLOPS]}}"], "--config: 'tables.table4.columns.0' should be"),
         (["--config", "tables={table7: {columns: [mAD]}}"], "column of tables.table7: unknown 'parameters'"),

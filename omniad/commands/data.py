@@ -11,6 +11,8 @@ from omniad.commands.parser import Commands
 from omniad.config import known, load_settings, project_settings, run_settings
 from omniad.files import atomic_write
 
+LAYOUTS = ("mvtec", "mvtec_ad_2", "mvtec_loco", "visa", "realiad")  # of miniatures; importing those takes too long
+
 
 def check(options: argparse.Namespace) -> None:
     from omniad.data.preflight import preflight
@@ -108,7 +110,7 @@ def add_commands(commands: Commands) -> None:
         reads="nothing but photographs that ship with scikit-image",
         writes="images, masks and labels in FOLDER, laid out like the real data set",
     )
-    sub.add_argument("--layout", required=True, choices=["mvtec", "visa", "realiad"], help="the data set to imitate")
+    sub.add_argument("--layout", required=True, choices=LAYOUTS, help="the data set to imitate")
     sub.add_argument("--folder", required=True, type=Path, help="created if missing; existing files are replaced")
     sub.add_argument("--seed", type=int, default=0, help="of the images and defects (%(default)s)")
 

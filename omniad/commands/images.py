@@ -75,7 +75,7 @@ def add_commands(commands: Commands) -> None:
         fit,
         "make a detector from your own good images (rerun the same command to resume)",
         "bolts/good --out my_run",
-        reads="FOLDER: a product's good images, a folder of such folders, or MVTec-AD's layout; the encoder's weights",
+        reads="FOLDER: a product's good images, of several products, or laid out as MVTec-AD, AD 2 or LOCO AD; weights",
         writes="RUN_DIR with config.yaml, model.safetensors, history.csv, provenance.json, threshold.json, prepared/",
     )
     sub.add_argument("folder", type=Path, metavar="FOLDER")
@@ -88,7 +88,7 @@ def add_commands(commands: Commands) -> None:
         help="of a method that trains; default: between 10 and 500, by the preset",
     )
     sub.add_argument(
-        "--quantile", type=float, default=0.99, help="share of held-out good images that score below the threshold"
+        "--quantile", type=float, default=0.99, help="share of the threshold's good images that score below it"
     )
     sub.add_argument(
         "--weights",

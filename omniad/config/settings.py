@@ -68,10 +68,11 @@ class DownloadSettings(Section):
 class SourceSettings(DownloadSettings):
     """Where one data set comes from and how it is read."""
 
-    layout: Literal["mvtec", "visa", "realiad", "own"] = Field(
+    layout: Literal["mvtec", "mvtec_ad_2", "mvtec_loco", "visa", "realiad", "own"] = Field(
         description="how its files are laid out; own: a person's own images, see omniad/data/layouts/own.py"
     )
     counts: PathText = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
+    note: str = Field(default="", description="what its numbers are, or are not; shown in the report")
     classes: Annotated[list[Name], AfterValidator(_unique)] = Field(
         default=[], description="which classes; empty: all (a `classes` at the top is that of all `datasets`)"
     )

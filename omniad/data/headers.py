@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from omniad.data.masks import OTHER_SIZE, mask_problem
+from omniad.data.masks import NO_MASKS, OTHER_SIZE, mask_files, mask_problem
 from omniad.data.opening import BROKEN, Header, Unfit, read_header
 
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits: PIL would cut them off at 255
@@ -53,7 +53,14 @@ class _Look:
         for image, mask in pairs:
             header = self._at(image, deep=own)
             if mask:
-                self._compare(header, mask, self._at(mask, deep=True))
+                self._at_masks(header, mask)
+
+    def _at_masks(self, image: Header | None, mask: str) -> None:
+        files = mask_files(self.folder, mask)
+        for file in files:
+            self._compare(image, file, self._at(file, deep=True))
+        if not files:
+            self.problems.append((NO_MASKS, mask))
 
     def _at(self, path: str, deep: bool) -> Header | None:
         """A file's header; None when it can't be read."""

@@ -3,6 +3,8 @@
 A mask is read by its levels, from dark to light. Two levels: the lighter one is the defect. Small numbers: each above 0
 is a kind of defect. Otherwise the levels between are the noise of a lossy format or the soft edge of a brush: the mask
 is read at the middle, and that is told. What could mean two things is refused.
+
+In MVTec LOCO AD an image has a folder of masks, one a region: the defect is their union, each read as above 0.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from omniad.data.opening import open_whole, orientation_of
+from omniad.data.folders import LeftOut, entries, is_image
+from omniad.data.opening import BROKEN, open_whole, orientation_of
 
 LOSSY = {"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF"}  # formats whose levels may be off by a little
 MOST_NUMBERS = 31  # kinds of defect that a mask can number, or show in colours of their own
@@ -31,6 +34,7 @@ TURNS = {
 
 OTHER_SIZE = "mask of another size than its image"
 UNKNOWN_TURN = "mask of an image with an EXIF turn, drawn on the stored or on the upright one: save both without EXIF"
+NO_MASKS = "folder of masks without any"
 MISREAD = "convert the mask to black (good) and white (defect)"
 
 
@@ -40,7 +44,7 @@ def decode_mask(
     """A mask's defect as (H, W) bool, at its own size.
 
     Args:
-        file: of a kind that PIL reads.
+        file: of a kind that PIL reads; or a folder of such files, whose union it is. Each of them is `numbered`.
         turned_like: the image it belongs to, if that is turned upright: then the mask is, too.
         numbered: every level above 0 is defect, however many there are: of data sets whose authors read them so.
 
@@ -50,6 +54,34 @@ def decode_mask(
     Raises:
         ValueError: it could mean two things, or is damaged. For broken files PIL raises what is in opening.BROKEN.
     """
+    files = mask_files("", str(file))
+    if files == [str(file)]:
+        return _decode(file, turned_like, numbered)
+    regions = []
+    for region in files:
+        try:
+            regions.append(_decode(region, turned_like, numbered=True)[0])
+        except BROKEN as error:
+            raise ValueError(f"{Path(region).name}: {error}") from error
+    if len({region.shape for region in regions}) != 1:
+        raise ValueError("a folder of masks of different sizes" if regions else NO_MASKS)
+    return np.logical_or.reduce(regions), ""
+
+
+def mask_files(folder: str | Path, mask: str) -> list[str]:
+    """The files of a mask: itself, or the images in it where it is a folder.
+
+    Args:
+        folder: of the data set.
+        mask: as an index names it, relative to `folder`; so are the files.
+    """
+    if is_image(mask) or not Path(folder, mask).is_dir():
+        return [mask]
+    return [f"{mask}/{image.name}" for image in entries(Path(folder, mask), LeftOut())[0]]
+
+
+def _decode(file: str | Path, turned_like: str | Path | None, numbered: bool) -> tuple[np.ndarray, str]:
+    """The defect of one file."""
     with open_whole(file) as opened:
         mask = opened if turned_like is None else _upright(opened, turned_like)
         if mask.mode in ("PA", "La", "LA", "RGBa", "RGBA") or "transparency" in mask.info:

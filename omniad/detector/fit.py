@@ -22,7 +22,7 @@ from omniad.data.packs import Pack, open_pack
 from omniad.data.weights import weight_files, weights_file, weights_paths
 from omniad.detector.detector import Detector
 from omniad.detector.presets import DEFAULT, Chosen, choose
-from omniad.detector.threshold import Threshold, make_threshold, write_threshold
+from omniad.detector.threshold import Threshold, images_for_threshold, make_threshold, write_threshold
 from omniad.devices import pick_device
 from omniad.errors import UserError
 from omniad.files import sha256_file
@@ -63,11 +63,12 @@ def fit(
     threshold.json; and prepared/, the images at the run's resolution, which only training and `omniad evaluate` need.
 
     Args:
-        folder: a product's good images, a folder of such folders, or MVTec-AD's layout (see data/layouts/own.py).
+        folder: a product's good images, a folder of such folders, or the layout of MVTec-AD, MVTec AD 2 or MVTec LOCO
+            AD (see data/layouts/own.py).
         run_dir: a new folder, or one that this call began.
         epochs: of a method that trains; by default so many that it takes about as many steps as the preset says, at
             least 10 and at most 500.
-        quantile: share of the held-out good images that the threshold lets pass, in (0, 1].
+        quantile: share of the good images it is made of that the threshold lets pass, in (0, 1].
         weights: a file of the encoder's ImageNet weights; by default those of its package, or torchvision's, fetched
             when they are not there.
         seed: of all that is drawn.
@@ -184,18 +185,27 @@ def _announce(run: RunSettings, pack: Pack, about: str, on_cpu: bool) -> None:
     """What is made, from how much, about how long that takes, and what else there is."""
     splits = Counter(pack.index["split"])
     images, epochs = splits["train"], epochs_of(run)
-    classes = pack.index.loc[pack.index["split"] == "train", "class"]
-    products, scored = classes.nunique(), splits["validation"] or len(_some_of_each(classes))
+    products = pack.index.loc[pack.index["split"] == "train", "class"].nunique()
+    scored = len(images_for_threshold(pack.index, METHODS[run.model.method].leaves_out))
     steps = f"; {epochs} epochs, {epochs * (images // run.training.batch_size)} steps" if epochs else ""
     if on_cpu:
         time = _time(run, images, scored)
     else:
         time = "how long it takes is told after the first epoch" if epochs else "minutes at most on this GPU"
-    held_out = f", {splits['validation']} more held out for the threshold" if splits["validation"] else ""
     name = about[0].upper() + about[1:]
-    log.info("%s: %d good images of %s%s%s: %s", name, images, count(products, "product"), held_out, steps, time)
+    log.info(
+        "%s: %d good images of %s%s%s: %s", name, images, count(products, "product"), _kept(pack.index), steps, time
+    )
     if run.model.method == choose(DEFAULT).settings.model.method:
         log.info("(The paper's model, which trains for longer: `--preset paper`.)")
+
+
+def _kept(index: pd.DataFrame) -> str:
+    """How many images are kept for the threshold, and of which kind: ", 46 validation images for the threshold"."""
+    given = [own.is_given(image) for image in index.loc[index["split"] == "validation", "image"]]
+    kinds = [count(sum(given), "validation image")] if any(given) else []
+    kinds += [f"{given.count(False)} more held out"] if not all(given) else []
+    return f", {' and '.join(kinds)} for the threshold" if kinds else ""
 
 
 def _time(run: RunSettings, images: int, scored: int) -> str:
@@ -206,19 +216,16 @@ def _time(run: RunSettings, images: int, scored: int) -> str:
 
 
 def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> Threshold:
-    """From the held-out images, or from those trained on where the model can leave each one out for itself."""
-    leaves_out = detector.model.leaves_out
-    rows = pack.index.loc[pack.index["split"] == ("train" if leaves_out else "validation")].reset_index(names="row")
-    if leaves_out:
-        rows = rows.loc[_some_of_each(rows["class"])]
+    """From good images that the model has not seen, or leaves out (see `images_for_threshold`)."""
+    rows, most = images_for_threshold(pack.index, detector.model.leaves_out), detector.settings.evaluation.batch_size
     scores, medians = [], []
-    for start in range(0, len(rows), detector.settings.evaluation.batch_size):
-        part = rows.iloc[start : start + detector.settings.evaluation.batch_size]
-        maps, found = detector.compute(
-            pack.images[part["row"].to_numpy()], part.index.to_numpy() if leaves_out else None
-        )
-        scores.append(found)
-        medians.append(np.median(maps - detector.expected, axis=(1, 2)))
+    for left_out, alike in rows.groupby(rows["member"] >= 0, sort=False):
+        for start in range(0, len(alike), most):
+            part = alike.iloc[start : start + most]
+            members = part["member"].to_numpy() if left_out else None
+            maps, found = detector.compute(pack.images[part["row"].to_numpy()], members)
+            scores.append(found)
+            medians.append(np.median(maps - detector.expected, axis=(1, 2)))
     threshold = make_threshold(np.concatenate(scores), np.concatenate(medians), rows["class"].tolist(), quantile)
     threshold = threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL))
     write_threshold(detector.run_dir, threshold)
@@ -231,11 +238,3 @@ def _write_threshold(detector: Detector, pack: Pack, quantile: float) -> Thresho
         detector.run_dir,
     )
     return threshold
-
-
-def _some_of_each(classes: pd.Series) -> list[int]:
-    """Positions of at most HELD_OUT_MOST images of each class, evenly spread."""
-    members = [np.flatnonzero(classes == name) for name in sorted(set(classes))]
-    return sorted(
-        int(place) for each in members for place in each[own.spread(min(len(each), own.HELD_OUT_MOST), len(each))]
-    )

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
+from omniad.data.layouts import own
 from omniad.files import atomic_write, read_text, reading, sha256_file
 from omniad.runs.files import MODEL, THRESHOLD
 
@@ -19,18 +21,42 @@ class Threshold(NamedTuple):
     """A run's threshold, and what it rests on."""
 
     threshold: float  # an image is anomalous when its score is above it
-    quantile: float  # share of the held-out good images that are at most at it
+    quantile: float  # share of the good images it is made of that are at most at it
     images: int  # how many those were
     typical: float  # median of their maps' medians, less what is expected: what a map shows where all is well
     products: dict[str, float]  # the same quantile of each product's images alone, to compare
     model_sha256: str = ""  # of the weights that it belongs to; empty: an older version wrote it
 
 
-def make_threshold(scores: np.ndarray, medians: np.ndarray, products: list[str], quantile: float) -> Threshold:
-    """The smallest held-out score that at least a share `quantile` of them does not exceed.
+def images_for_threshold(index: pd.DataFrame, leaves_out: bool) -> pd.DataFrame:
+    """Which good images a threshold is made of: those of the split "validation".
+
+    Of a class without any, where the model can leave each training image out for itself, some of these.
 
     Args:
-        scores (N,): of the held-out images.
+        index: of a pack.
+        leaves_out: whether the model can do so (`LeavesOut`).
+
+    Returns:
+        A row an image: class; row, its place in the pack; member, its place among the training images, -1 where it is
+        none. Those with -1 come first.
+    """
+    rows = index.reset_index(names="row")
+    validation = rows.loc[rows["split"] == "validation"].assign(member=-1)
+    train = rows.loc[rows["split"] == "train"]
+    train = train.assign(member=range(len(train)))
+    parts = [validation]
+    for class_, members in train.groupby("class"):
+        if leaves_out and class_ not in set(validation["class"]):
+            parts.append(members.iloc[own.spread(min(len(members), own.HELD_OUT_MOST), len(members))])
+    return pd.concat(parts).loc[:, ["class", "row", "member"]]
+
+
+def make_threshold(scores: np.ndarray, medians: np.ndarray, products: list[str], quantile: float) -> Threshold:
+    """The smallest score that at least a share `quantile` of the scores does not exceed.
+
+    Args:
+        scores (N,): of good images that the model had not seen.
         medians (N,): of the pixels of each one's map.
         products: the product that each of them shows.
         quantile: in (0, 1]; 1 is the highest score.

@@ -145,4 +145,12 @@ REALIAD = {
     "coin": ClassSpec(scale=0.8, ground=(58, 56, 54)),
     "plug": ClassSpec(painter=objects.plug, scale=0.95, turn=0.2, ground=(222, 222, 218)),
 }
-CLASSES = {"mvtec": MVTEC, "visa": VISA, "realiad": REALIAD}
+MVTEC_AD_2 = {"pebbles": MVTEC["gravel"], "weave": VISA["weave"]}
+MVTEC_LOCO = {"coins": MVTEC["coins"], "tablets": VISA["tablets"]}
+CLASSES = {
+    "mvtec": MVTEC,
+    "mvtec_ad_2": MVTEC_AD_2,
+    "mvtec_loco": MVTEC_LOCO,
+    "visa": VISA,
+    "realiad": REALIAD,
+}

@@ -1,8 +1,10 @@
-"""Write the miniatures in the exact layouts of MVTec-AD, VisA and Real-IAD, with what is awkward about each."""
+"""Write the miniatures in the exact layouts of the real data sets, with what is awkward about each."""
 
 import csv
 import json
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,14 @@ from omniad.miniature.photographs import Split
 from omniad.miniature.scenes import CLASSES, FRONT, VIEWS, ClassSpec, Example, View, make_example
 
 MVTEC_COUNTS = {"train": 40, "good": 10, "defective": 15}  # images a class
+AD_2_COUNTS = {"train": 30, "validation": 6, "good": 4, "defective": 8, "private": 4}  # the last three are scenes
+LOCO_COUNTS = {"train": 30, "validation": 6, "good": 10, "defective": 15}
 VISA_COUNTS = {"train": 40, "good": 10, "defective": 15}
 REALIAD_COUNTS = {"train": 14, "good": 2, "defective": 4}  # specimens a class, of five images each
 JPEG_QUALITY = 95
+LIGHTS = {"regular": 1.0, "overexposed": 1.3, "underexposed": 0.7}  # of MVTec AD 2, and how bright each is
+PRIVATE = 1000  # where the numbers of its private scenes begin
+LOGICAL = "missing"  # the kind of defect that breaks a rule of MVTec LOCO AD; all others are structural
 REALIAD_CODES = {"scratch": "HS", "missing": "QS", "hole": "AK", "contamination": "ZW", "stain": "YX"}  # its codes
 
 
@@ -24,7 +31,7 @@ def write_miniature(layout: str, folder: Path, seed: int = 0) -> None:
     """Make one miniature; the same seed gives the same bytes.
 
     Args:
-        layout: "mvtec", "visa" or "realiad".
+        layout: one of WRITERS.
         folder: becomes the data set's folder.
         seed: of every random choice.
 
@@ -55,6 +62,57 @@ def _write_mvtec(folder: Path, seed: int) -> None:
             example = _example(spec, seed, "mvtec", name, "test", defect, number)
             save(f"test/{defect}/{count:03}.png", example)
             _save(folder / name / f"ground_truth/{defect}/{count:03}_mask.png", example.mask.astype(np.uint8) * 255)
+
+
+def _write_mvtec_ad_2(folder: Path, seed: int) -> None:
+    """A test scene in several lights, the light in the file's name; masks inside test_public; images without labels."""
+    for name, spec in CLASSES["mvtec_ad_2"].items():
+        make, place = partial(_example, spec, seed, "mvtec_ad_2", name), folder / name
+        _save_good(make, place, AD_2_COUNTS, "{:03}_regular.png")
+        for number in range(AD_2_COUNTS["good"] + AD_2_COUNTS["defective"]):
+            kind = "good" if number < AD_2_COUNTS["good"] else "bad"
+            scene = make("test", "good" if kind == "good" else spec.defects[number % len(spec.defects)], number)
+            for light, brightness in LIGHTS.items():
+                _save(place / f"test_public/{kind}/{number:03}_{light}.png", _lit(scene.image, brightness))
+                if kind == "bad":
+                    mask = place / f"test_public/ground_truth/bad/{number:03}_{light}_mask.png"
+                    _save(mask, scene.mask.astype(np.uint8) * 255)
+        for number in range(AD_2_COUNTS["private"]):
+            scene = make("test", spec.defects[0] if number % 2 else "good", PRIVATE + number)
+            _save(place / f"test_private/{number:03}_regular.png", scene.image)
+            _save(place / f"test_private_mixed/{number:03}_mixed.png", _lit(scene.image, LIGHTS["underexposed"]))
+
+
+def _write_mvtec_loco(folder: Path, seed: int) -> None:
+    """A folder of masks an image, whose level tells the kind of defect; every second defect is in two masks."""
+    for name, spec in CLASSES["mvtec_loco"].items():
+        make, place = partial(_example, spec, seed, "mvtec_loco", name), folder / name
+        _save_good(make, place, LOCO_COUNTS, "{:03}.png")
+        for number in range(LOCO_COUNTS["good"]):
+            _save(place / f"test/good/{number:03}.png", make("test", "good", number).image)
+        for number in range(LOCO_COUNTS["defective"]):
+            defect = number % len(spec.defects)
+            example = make("test", spec.defects[defect], number)
+            path = f"{'logical' if spec.defects[defect] == LOGICAL else 'structural'}_anomalies/{number:03}"
+            _save(place / f"test/{path}.png", example.image)
+            columns = np.flatnonzero(example.mask.any(axis=0))
+            left = np.arange(example.mask.shape[1]) <= (columns.mean() if number % 2 else columns.max())
+            for part, mask in enumerate((example.mask & left, example.mask & ~left)):
+                if mask.any():
+                    _save(place / f"ground_truth/{path}/{part:03}.png", mask.astype(np.uint8) * (255 - defect))
+
+
+def _save_good(make: Callable[..., Example], place: Path, counts: dict[str, int], file: str) -> None:
+    """The training and the validation images of a class."""
+    for number in range(counts["train"]):
+        _save(place / "train/good" / file.format(number), make("train", "good", number).image)
+    for number in range(counts["validation"]):
+        image = make("train", "good", counts["train"] + number).image
+        _save(place / "validation/good" / file.format(number), image)
+
+
+def _lit(image: np.ndarray, brightness: float) -> np.ndarray:
+    return np.clip(image * brightness, 0, 255).astype(np.uint8)
 
 
 def _write_visa(folder: Path, seed: int) -> None:
@@ -148,4 +206,10 @@ def _save(file: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(file, quality=JPEG_QUALITY, compress_level=3)  # each format takes its own
 
 
-WRITERS = {"mvtec": _write_mvtec, "visa": _write_visa, "realiad": _write_realiad}
+WRITERS = {
+    "mvtec": _write_mvtec,
+    "mvtec_ad_2": _write_mvtec_ad_2,
+    "mvtec_loco": _write_mvtec_loco,
+    "visa": _write_visa,
+    "realiad": _write_realiad,
+}

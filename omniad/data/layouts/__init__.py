@@ -3,10 +3,17 @@
 from omniad.config import SourceSettings
 from omniad.data.counts import chosen_classes
 from omniad.data.folders import LeftOut
-from omniad.data.layouts import mvtec, own, realiad, visa
+from omniad.data.layouts import mvtec, mvtec_ad_2, mvtec_loco, own, realiad, visa
 from omniad.data.layouts.record import Record
 
-READERS = {"mvtec": mvtec.read, "visa": visa.read, "realiad": realiad.read, "own": own.read}
+READERS = {
+    "mvtec": mvtec.read,
+    "mvtec_ad_2": mvtec_ad_2.read,
+    "mvtec_loco": mvtec_loco.read,
+    "visa": visa.read,
+    "realiad": realiad.read,
+    "own": own.read,
+}
 
 __all__ = ["READERS", "Record", "read_records"]
 
