@@ -21,6 +21,7 @@ CAPTION = (
     "that only repeat runs of the panels before them are left out."
 )
 CROWDED = 5  # lines: a legend of more is below its panel
+WIDE = 30  # from the lowest to the highest loss: an axis beyond that has numbers at powers of ten alone
 
 
 def draw_training(tables: list[Table], runs: list[FinishedRun], folder: Path) -> Drawn:
@@ -38,7 +39,8 @@ def draw_training(tables: list[Table], runs: list[FinishedRun], folder: Path) ->
             _draw_line(panel, name, seeds, number)
         label(panel, title, "epoch", "loss")
         panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        low, high = panel.dataLim.intervaly
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < WIDE * low else (1,)))
         panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         panel.yaxis.set_minor_formatter(NullFormatter())
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
