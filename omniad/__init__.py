@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from omniad.metrics import class_metrics
     from omniad.models import build_model, load_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Detector", "build_model", "class_metrics", "export", "fit", "load_model", "predict"]
 
 _MODULES = {

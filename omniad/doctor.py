@@ -18,7 +18,7 @@ from omniad.data.folders import LeftOut
 from omniad.data.layouts import read_records
 from omniad.data.preflight import full_disks
 from omniad.data.remote import remote_files
-from omniad.data.weights import KNOWN_WEIGHTS, missing_weights, verified, weight_files, weights_paths
+from omniad.data.weights import KNOWN_WEIGHTS, how_to_get, verified, weight_files, weights_paths
 from omniad.devices import count_gpus
 from omniad.errors import UserError
 from omniad.files import has_files
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
     what: str
     state: Literal["ok", "missing", "broken"]
-    text: str  # what is there; unless all is well, also what to do
+    text: str  # what was found and, unless all is well, what to do
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -174,7 +174,7 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             wanted.setdefault(path, model)
     for path, model in wanted.items():
         if not path.is_file():
-            yield Finding("weights", "missing", missing_weights(model, settings.data))
+            yield Finding("weights", "missing", how_to_get(path, model, settings.data))
             continue
         try:
             if path in known or model.encoder_weights in KNOWN_WEIGHTS:

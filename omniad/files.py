@@ -113,7 +113,7 @@ def read_csv(file: str | Path, columns: Iterable[str]) -> list[dict[str, str]]:
     found = []
     for row in rows:
         if None in row or None in row.values():
-            raise ValueError(f"line {rows.line_num} has another number of fields than the first")
+            raise ValueError(f"line {rows.line_num} has not as many fields as the first")
         found.append(row)
     return found
 

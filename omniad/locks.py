@@ -78,7 +78,7 @@ def _locked_file(path: Path, file: Path) -> IO[str]:
             if error.errno not in WITHOUT_LOCKS:
                 handle.close()
                 raise cannot_write(file, error) from None
-            log.warning("%s: its file system has no locks (flock); see to it that no second process writes there", path)
+            log.warning("%s: its file system has no locks (flock); make sure that no second process writes there", path)
             return handle
         holder = _holder(handle)
         handle.close()

@@ -76,6 +76,14 @@ def test_an_archive_that_waits_to_be_extracted_is_told(settings, tmp_path):
     assert (found.state, "omniad extract mini" in found.text) == ("missing", True)
 
 
+def test_each_missing_file_of_weights_is_told_once(tmp_path):
+    """DiAD needs two files, its networks' and the ResNet-50's."""
+    settings = merge(load_settings().model_dump(), {"data": {"weights": str(tmp_path)}})
+    missing = [found.text for found in doctor.examine(Settings.model_validate(settings)) if found.what == "weights"]
+    assert len(missing) > 8
+    assert len(set(missing)) == len(missing)
+
+
 def test_weights_are_missing_then_not_the_right_ones_then_verified(settings, tmp_path, monkeypatch):
     file = tmp_path / "weights" / "resnet34-43635321.pth"
     assert findings(settings)["weights"].state == "missing"
@@ -147,7 +155,7 @@ def test_what_is_missing_passes_and_what_is_broken_fails(settings, tmp_path, mon
     (tmp_path / "weights" / "resnet34-43635321.pth").write_bytes(b"cut off")
     assert main(["doctor", "--config", str(overlay)]) == 1
     captured = capsys.readouterr()
-    assert captured.err == "omniad: to be mended, see above: weights\n"
+    assert captured.err == "omniad: broken, see above: weights\n"
 
 
 def test_outside_a_checkout_nothing_is_configured_and_that_is_told(monkeypatch, tmp_path, capsys):

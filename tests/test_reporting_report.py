@@ -148,7 +148,7 @@ def test_runs_that_differ_are_told_apart(tmp_path):
     write_run(settings, "mvtec", "default", 0, VALUES)
     for dataset in ("mvtec", "realiad"):
         write_run(settings, dataset, "released", 1, VALUES)
-    paragraph = write_report(settings).read_text().partition("The same as one page")[0]
+    paragraph = write_report(settings).read_text().partition("The same as a single page")[0]
     assert "3 runs on MVTec-AD and Real-IAD, seeds 0, 1." in paragraph
     assert "Epochs: 500; 1000 in `released` on MVTec-AD; 100 in `released` on Real-IAD." in paragraph
     assert "variant `released`; variant `equations` in `default`" in paragraph

@@ -1,6 +1,5 @@
 """A training that is killed, however and whenever, ends with the same bits as one that is not."""
 
-import csv
 import json
 import logging
 import os
@@ -14,7 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import CPU, changed, start_training, tiles_run
+from training_runs import (
+    CPU,
+    PATIENCE_S,
+    assert_same,
+    changed,
+    history,
+    start_training,
+    tiles_run,
+    wait_for,
+    wait_until_it_trains,
+)
 
 import omniad.training.loop
 import omniad.training.train
@@ -22,8 +31,6 @@ from omniad.errors import UserError
 from omniad.models.omniad import OmniAD
 from omniad.training.state import LATEST, PREVIOUS
 from omniad.training.train import train
-
-PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -37,29 +44,6 @@ def uninterrupted(run, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted")
     train(changed(run, save_every_s=1e6), 0, out, CPU)
     return out
-
-
-def history(out: Path) -> list[dict[str, str]]:
-    with (out / "history.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
-def assert_same(out: Path, expected: Path) -> None:
-    assert (out / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
-    assert history(out) == history(expected)
-
-
-def wait_for(condition, process=None) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end
-        assert process is None or process.is_alive(), "the training ended before it could be stopped"
-        time.sleep(0.002)
-
-
-def wait_until_it_trains(process, out: Path) -> None:
-    lock = out / ".lock"
-    wait_for(lambda: not process.is_alive() or (lock.exists() and lock.read_text().endswith(f" {process.pid}")))
 
 
 def kill_at_rename(number: int) -> None:

@@ -113,7 +113,7 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path, clone):
     file = tmp_path / "fresh/config/runs.yaml"
     file.write_text(file.read_text() + "\tmine: {}\n")
     output = snakemake(tmp_path / "fresh", "-n", expect=1)
-    assert re.search(rf"config/runs\.yaml: not valid YAML: .*line {len(file.read_text().splitlines())}\b", output), (
+    assert re.search(rf"config/runs\.yaml: not valid YAML \(.*line {len(file.read_text().splitlines())}\b", output), (
         output
     )
 

@@ -1,7 +1,9 @@
 """A tiny run for the tests of training: a few textured images in MVTec-AD's layout, packed at 64 pixels."""
 
+import csv
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from omniad.training.train import train
 
 TINY = {"encoder": "resnet18", "encoder_width": 8, "depths": [1, 1, 1, 1], "encoder_weights": "random", "tokens": 4}
 CPU = torch.device("cpu")
+PATIENCE_S = 60
 
 
 def tiles_run(folder: Path) -> RunSettings:
@@ -65,3 +68,26 @@ def _train(run: RunSettings, out: Path, before: Any, arguments: tuple, environme
     if before is not None:
         before(*arguments)
     train(run, 0, out, CPU)
+
+
+def history(out: Path) -> list[dict[str, str]]:
+    with (out / "history.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def assert_same(out: Path, expected: Path) -> None:
+    assert (out / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    assert history(out) == history(expected)
+
+
+def wait_for(condition, process=None) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end
+        assert process is None or process.is_alive(), "the training ended before it could be stopped"
+        time.sleep(0.002)
+
+
+def wait_until_it_trains(process, out: Path) -> None:
+    lock = out / ".lock"
+    wait_for(lambda: not process.is_alive() or (lock.exists() and lock.read_text().endswith(f" {process.pid}")))

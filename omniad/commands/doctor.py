@@ -17,15 +17,15 @@ def doctor(options: argparse.Namespace) -> None:
         print(f"{finding.state:8} {finding.what}: {finding.text}", flush=True)
         broken += [finding.what] if finding.state == "broken" else []
     if broken:
-        raise UserError(f"to be mended, see above: {', '.join(broken)}")
+        raise UserError(f"broken, see above: {', '.join(broken)}")
 
 
 def add_commands(commands: Commands) -> None:
     commands.add_configured(
         "doctor",
         doctor,
-        "say what this machine has and lacks, and what to do about it",
+        "report what this machine has, what it lacks, and what to do about that",
         "",
         reads="this machine: Python, packages, GPU, disk, Slurm; the data sets and weights of the configuration",
-        writes="nothing; a line each: ok, missing (can be done without), or broken, which makes the exit status 1",
+        writes="nothing; a line each: ok, missing (not needed for everything), or broken (then the exit status is 1)",
     )

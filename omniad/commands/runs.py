@@ -25,9 +25,9 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add_configured(
         "status",
         status,
-        "say how far every run of a target is",
+        "show the progress of every run of a target",
         "ablations",
         reads="the run folders, their locks and logs, and Slurm's queue where there is one",
-        writes="nothing; one line a run: not started, queued, running, stopped, trained, done or failed",
+        writes="nothing; prints a line per run: not started, queued, running, stopped, trained, done or failed",
     )
     sub.add_argument("target", metavar="TARGET", help="table1 ... table7, ablations, figures, all, ...")

@@ -19,7 +19,7 @@ def train(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     settings = project_settings(*options.config)
-    run_folders(settings, options.target)  # a typo is told before anything is loaded or measured
+    run_folders(settings, options.target)  # a typo is reported before anything is loaded or measured
     from omniad.training.cost import card_speed, measured_speed, plain_scan_speed
     from omniad.training.plan import plan_target, plan_text
 
@@ -49,17 +49,17 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--run", required=True, metavar="NAME", help="a name from `runs` of the configuration")
     sub.add_argument("--seed", required=True, type=seed, help="of the weights, the order of the images and the jitter")
     sub.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="the run folder; a training begun there goes on"
+        "--out", required=True, type=Path, metavar="DIR", help="the run folder; a training begun there is resumed"
     )
     sub.add_argument("--force", action="store_true", help="train MambaAD even where its scan takes days (no Triton)")
 
     sub = commands.add_configured(
         "plan",
         plan,
-        "tell what a target costs before it is started",
+        "estimate what a target will cost",
         "ablations --card A100",
         reads="the configuration and the results so far; without --card it trains a few steps on random features",
-        writes="a table on standard output: trainings, hours, download and disk that are left",
+        writes="nothing; prints a table: trainings, hours, download and disk still needed",
     )
     sub.add_argument(
         "target", metavar="TARGET", help="table1 ... table7, ablations, figures, table1_released, table1_baselines, all"

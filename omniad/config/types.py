@@ -27,7 +27,7 @@ MadePath = Annotated[str, AfterValidator(_made_path)]  # of what the workflow ma
 
 
 def at_most(limit: int, reason: str) -> AfterValidator:
-    """A bound above all that is of use, so that a slip of the keyboard is told at once."""
+    """A bound above every useful value, so that a slip of the keyboard is noticed at once."""
 
     def check(value: float) -> float:
         if value > limit:

@@ -8,12 +8,11 @@ from typing import Any
 import yaml
 
 from omniad.errors import UserError
+from omniad.files import read_text, reading
 
 MOST_BYTES = 4_000_000  # of a file
 MOST_VALUES = 200_000  # with what aliases (`*name`) stand for
 DEEPEST = 50  # groups within groups
-LONGEST_REASON = 200  # characters
-BROKEN = (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError)  # of a text that is no YAML, or too odd
 
 
 SafeLoader: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # the former is ten times as fast
@@ -28,7 +27,7 @@ class _Loader(SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if (key.tag, key.value) in seen:
                     where = f"line {key.start_mark.line + 1}"
-                    raise yaml.YAMLError(f"'{key.value[:80]}' is there twice in one group, again in {where}")
+                    raise yaml.YAMLError(f"'{key.value[:80]}' appears twice in one group, again in {where}")
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
@@ -39,26 +38,13 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, malformed, too large or too deep, or has a key twice in one group.
     """
-    try:
-        content = Path(file).read_bytes()
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"{len(content):,} bytes; at most {MOST_BYTES:,} are read")
-        values = parse_yaml(content.decode())
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{file}: can't be read: {error.strerror}") from None
-    except BROKEN as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())[:LONGEST_REASON]}") from None
+    with reading(file, "not valid YAML"):
+        text = read_text(file, MOST_BYTES)
+        _check_growth(text)
+        values = yaml.load(text, _Loader)
     if not isinstance(values or {}, dict):
         raise UserError(f"{file}: must hold keys and values, not {type(values).__name__}")
     return values or {}
-
-
-def parse_yaml(text: str) -> Any:
-    """What a YAML text holds. Raises what is in BROKEN."""
-    _check_growth(text)
-    return yaml.load(text, _Loader)
 
 
 def _check_growth(text: str) -> None:
@@ -69,7 +55,7 @@ def _check_growth(text: str) -> None:
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in open_groups):
-                raise ValueError(f"*{event.anchor[:80]} stands within what it stands for")
+                raise ValueError(f"*{event.anchor[:80]} is part of what it stands for")
             values += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             open_groups.append((event.anchor, values))

@@ -38,13 +38,13 @@ class _Broken(Exception):
 
 
 def download(urls: Sequence[str], partial: Path, size: int, resume: bool, title: str) -> tuple[str, bool]:
-    """Bring a file to `partial`, going on with what is there. Its content is for the caller to verify.
+    """Bring a file to `partial`, continuing what is there. The caller verifies its content.
 
     Args:
         urls: addresses of the same file, tried in turn.
-        partial: where it grows; it stays when a download fails, so that the next one goes on.
+        partial: where it grows; it is kept when a download fails, so that the next one continues it.
         size: in bytes; 0 when unknown.
-        resume: False starts anew whatever is there (nothing could tell a mixture of two versions from the file).
+        resume: False starts over whatever is there (a mixture of two versions could not be told from the file).
         title: for messages and the progress bar.
 
     Returns:
@@ -104,7 +104,7 @@ def _session() -> requests.Session:
 
 
 def _receive(session: requests.Session, url: str, partial: Path, size: int, resume: bool, title: str) -> bool:
-    """Ask for what is missing and write it behind what is there. Returns whether all of it came from this address."""
+    """Ask for what is missing and append it to what is there. Returns whether all of it came from this address."""
     have = _length(partial) if resume else 0
     if size and have == size:
         return False

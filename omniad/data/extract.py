@@ -106,7 +106,7 @@ def extract(archive: Path, target: Path, named: bool = False) -> None:
             f"{archive}: {problem}; nothing was extracted, do it by hand if you trust the archive"
         ) from None
     except Damaged as problem:
-        raise UserError(f"{archive}: damaged or cut off ({problem}); remove it and fetch it anew") from None
+        raise UserError(f"{archive}: damaged or cut off ({problem}); remove it and fetch it again") from None
 
 
 def _without_doubling(archive: Path, folder: Path) -> Path:

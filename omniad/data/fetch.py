@@ -55,7 +55,7 @@ def fetch_archives(source: DownloadSettings) -> list[dict[str, Any]]:
         return []
     files = remote_files(source)
     if not files:
-        raise UserError(f"{source.title}: it is not fetched, put its files into {source.folder}/")
+        raise UserError(f"{source.title}: it has no address to fetch from; put its files into {source.folder}/")
     if source.licence:
         log.info("%s: licence: %s. See %s", source.title, source.licence, source.url)
     return [fetch(file) for file in files]
@@ -76,7 +76,7 @@ def fetch(file: RemoteFile) -> dict[str, Any]:
             origin = record.get("from", BY_HAND)
             sha256 = sha256_file(file.path)
             if problem := _mismatch(file, file.path, sha256, record):
-                raise UserError(f"{file.path}: {problem}; remove it, and it is fetched anew")
+                raise UserError(f"{file.path}: {problem}; remove it to have it fetched again")
         else:
             origin, sha256 = _bring(file)
         facts = {"file": file.path.name, "bytes": file.path.stat().st_size, "sha256": sha256}
@@ -96,7 +96,7 @@ def check_file(file: RemoteFile) -> None:
     if not (file.size or file.sha256 or record.get("sha256")):
         return  # a person's own: nothing is known about it
     if problem := _mismatch(file, file.path, sha256_file(file.path), record):
-        raise UserError(f"{file.path}: {problem}; remove it and fetch it anew")
+        raise UserError(f"{file.path}: {problem}; remove it and fetch it again")
 
 
 def _bring(file: RemoteFile) -> tuple[str, str]:

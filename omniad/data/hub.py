@@ -51,7 +51,7 @@ def fetch_from_hub(repository: str, name: str, path: Path) -> tuple[str, str]:
         hf_hub_download(repository, name, repo_type="dataset", local_dir=folder, token=True)
     except (GatedRepoError, RepositoryNotFoundError):
         raise UserError(
-            f"{repository}: not allowed yet: accept its conditions at {page}, logged in as the token's owner"
+            f"{repository}: no access yet: accept its conditions at {page}, logged in as the token's owner"
         ) from None
     except RemoteEntryNotFoundError:
         raise UserError(f"{repository}: has no file {name}; look at {page} and put the file at {path}") from None

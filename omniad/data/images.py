@@ -39,7 +39,7 @@ def decode_image(file: str | Path, upright: bool = True) -> Image.Image:
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (H, W) of 16 or 32 bits as uint8. Which range they have is told by the largest value.
+    """Pixels (H, W) of 16 or 32 bits as uint8. The largest value tells their range.
 
     Integers are 8 bits in a wider file up to 255, above that 16 bits. Floats are 0 to 1, or 0 to 255; between
     them, up to DARKEST, they could be either, and would come out black.

@@ -2,7 +2,7 @@
 
 Beside it, `index-files.json` has a hash of the sizes and times of all images and masks: files replaced under the same
 names make new packs. What is trained then depends on the new packs' content alone, so that a data set that was only
-copied, or touched, trains nothing anew.
+copied, or touched, retrains nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from omniad.wording import count, shown
 
 COLUMNS = ["class", "split", "label", "defect", "image", "mask"]
 TEXT_COLUMNS = [column for column in COLUMNS if column != "label"]
-MEND = "Extract the data set anew, or mend it by hand"
+MEND = "Extract the data set again, or correct it by hand"
 SHOWN = 20  # paths of one kind of problem in a message; all of them are in the file beside the index
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ def write_index(source: SourceSettings, out_csv: Path) -> pd.DataFrame:
     """
     folder = Path(source.folder)
     if not has_files(folder):
-        raise UserError(f"{source.title}: {folder}/ is missing or empty; docs/data.md tells how its files get there")
+        raise UserError(f"{source.title}: {folder}/ is missing or empty; docs/data.md says where to get its files")
     left_out = LeftOut()
     found = read_records(source, left_out)
     records = sorted(found, key=lambda record: (record.class_, record.split, record.image))
     index = pd.DataFrame(records, columns=pd.Index(COLUMNS))
     if problem := _wrong_row(index):
         raise UserError(
-            f"{source.title}: {folder}: {problem}; mend the data set's list of images, or rename the folder"
+            f"{source.title}: {folder}: {problem}; correct the data set's list of images, or rename the folder"
         )
     report = out_csv.with_name("index-problems.txt")
     report.unlink(missing_ok=True)
@@ -62,7 +62,7 @@ def write_index(source: SourceSettings, out_csv: Path) -> pd.DataFrame:
     if problems:
         mend = "Remove or replace these files" if source.layout == "own" else MEND
         raise UserError(f"{source.title}: {_tell(problems, folder, report)} {mend}")
-    with atomic_write(_files_note(out_csv)) as file:  # before the index, so that a kill between them makes packs anew
+    with atomic_write(_files_note(out_csv)) as file:  # before the index, so that a kill between them makes packs again
         json.dump({"files": looked.files, "sha256": looked.sha256}, file)
     with atomic_write(out_csv) as file:
         index.to_csv(file, index=False, lineterminator="\n")

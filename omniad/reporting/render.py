@@ -43,7 +43,7 @@ def templates() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": markdown, "tex": latex, "md_row": markdown_row, "tex_row": latex_row}
-    environment.filters |= {"inline": inline, "blocks": blocks, "csp_hash": csp_hash}
+    environment.filters |= {"inline": inline, "blocks": blocks, "words": words, "csp_hash": csp_hash}
     return environment
 
 
@@ -186,6 +186,20 @@ def inline(text: str) -> Markup:
     for pattern, replacement in INLINE:
         html = pattern.sub(replacement, html)
     return Markup(html.translate(PUT_BACK))
+
+
+def words(text: str) -> Markup:
+    """A cell of the page, whose line may break between words, but not inside "P-AUROC", "± 0.2" or "1 of 3"."""
+    lines = [[line] if len(line) <= SHORT else WORD.findall(line) for line in str(text).splitlines()]
+    return Markup("<br>").join(Markup(" ").join(map(_whole, line)) for line in lines)
+
+
+def _whole(word: str) -> Markup:
+    return Markup('<span class="whole">{}</span>').format(word) if re.search(r"[\s-]", word) else escape(word)
+
+
+SHORT = 7  # characters of a cell that never breaks: "1 of 3", "not run"
+WORD = re.compile(r"± \S+|\(n = \d+\)|\S+")
 
 
 def blocks(text: str) -> Markup:

@@ -23,12 +23,10 @@ def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
     """Markdown, a line and a list: data, variant, epochs, seeds, weights, hardware, dates, commit."""
     if not runs:
         return "**Nothing has been run yet.** Below are the paper's numbers, and the command that fills each table."
-    names = {(run.dataset, run.run) for run in runs}
-    trainings = "" if len(runs) == len(names) else f" ({len(runs)} trainings)"
     seeds = _plural(_unique(runs, lambda run: run.seed))
-    what = f"{count(len(names), 'run')}{trainings} on {listed(_datasets(settings, runs))}, seed{seeds}."
+    what = f"{count(len(runs), 'run')} on {listed(_datasets(settings, runs))}, seed{seeds}."
     facts = [
-        f"Method: {_grouped(runs, _method)}.",
+        f"Method: {_methods(runs)}.",
         f"Epochs: {_grouped(runs, _epochs)}.",
         f"Images: {_grouped(runs, _size)}.",
         f"Precision: {_grouped(runs, _precision)}.",
@@ -69,9 +67,11 @@ def _datasets(settings: Settings, runs: list[FinishedRun]) -> list[str]:
     return [dataset_title(sources[name]) for name in known]
 
 
-def _method(run: FinishedRun) -> str:
-    model = run.settings.model
-    return f"variant `{model.variant}`" if model.method == "omni-ad" else f"`{model.method}`"
+def _methods(runs: list[FinishedRun]) -> str:
+    ours = [run for run in runs if run.settings.model.method == "omni-ad"]
+    others = _unique((run for run in runs if run not in ours), lambda run: f"`{run.settings.model.method}`")
+    variants = [f"Omni-AD, {_grouped(ours, lambda run: f'variant `{run.settings.model.variant}`')}"] if ours else []
+    return "; ".join([*variants, *([f"other methods: {', '.join(others)}"] if others else [])])
 
 
 def _epochs(run: FinishedRun) -> str:

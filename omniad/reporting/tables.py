@@ -76,9 +76,13 @@ class Table:
 
     @property
     def label(self) -> str:
-        """As the paper calls it: table4 is Table IV."""
+        """As the paper calls it: table4 is Table IV; one that is not the paper's goes by its title."""
         number = ROMAN.get(self.name.removeprefix("table"))
-        return f"Table {number}" if number else self.name
+        return f"Table {number}" if number else self.title
+
+    @property
+    def heading(self) -> str:
+        return self.title if self.label == self.title else f"{self.label}: {self.title}"
 
     @property
     def datasets(self) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def _read_metrics(run: FinishedRun) -> list[Measurement]:
             if key[1] not in METRIC_NAMES or key[2] not in DEFINITIONS:
                 raise ValueError(f"unknown metric '{key[1][:40]}' or definition '{key[2][:40]}'")
             if key in found:
-                raise ValueError(f"{key[1]} of class '{key[0][:40]}' stands there twice")
+                raise ValueError(f"{key[1]} of class '{key[0][:40]}' appears twice")
             try:
                 value, spread = fraction(line["value"]), fraction(line.get("spread", ""))
             except ValueError as error:

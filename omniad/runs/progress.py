@@ -35,7 +35,7 @@ class ProgressNote(BaseModel):
 
 
 def read_progress(run_dir: Path) -> ProgressNote | None:
-    """None when there is none, or not one that a training wrote: it is only shown, and written anew in seconds."""
+    """None when there is none, or not one that a training wrote: it is only shown, and rewritten within seconds."""
     try:
         return ProgressNote.model_validate_json(read_text(run_dir / PROGRESS, MOST_BYTES))
     except (OSError, ValueError):

@@ -42,9 +42,9 @@ ASSUMED_SHARE = 0.14
 
 # Of MambaAD's scan, forward and backward. The kernel: a state's step in multiply-adds, at the rate of the rest of a
 # training, as measured on an H200 (56 of the 97 ms of a step of 16 images). Plain PyTorch: measured on one core; on a
-# GPU by the 430 bytes that a state's step writes, at 1.3 TB/s.
+# GPU a guess, by some 25 kernels a position.
 KERNEL_WORK = 24
-PLAIN_STEPS_A_CORE, PLAIN_STEPS_A_GPU = 6e6, 3e9  # a second
+PLAIN_STEPS_A_CORE, PLAIN_STEPS_A_GPU = 4e7, 3e9  # a second
 REFUSED_DAYS = 2  # of the scan alone, in plain PyTorch
 
 

@@ -176,7 +176,7 @@ def check_state(state: Mapping[str, Any], model: Method) -> None:
         if not isinstance(getattr(position, each.name), (int, float) if kind is float else kind):
             raise ValueError(f"'{each.name}' is of another type")
     if position.epoch < 0 or position.step < 0 or not all(map(torch.is_tensor, [*position.losses, *position.norms])):
-        raise ValueError("its position is none of a training")
+        raise ValueError("its position is not that of a training")
 
 
 def _read(

@@ -63,7 +63,7 @@ def raw_folder(wildcards):
 
 
 def own_files(wildcards):
-    """Sizes and times of a person's own files: replaced ones are indexed anew. Fetched ones are what an archive held."""
+    """Sizes and times of a person's own files: replaced ones are indexed again. Fetched ones are what an archive held."""
     source = settings.sources[wildcards.dataset]
     return "" if source.miniature or source.archive else folder_state(Path(source.folder))
 

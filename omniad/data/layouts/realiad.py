@@ -56,7 +56,7 @@ def _read_class(file: Path, images: str) -> list[Record]:
         return [_record(prefix, normal, split, entry, file) for split in ("train", "test") for entry in content[split]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{file}: not a Real-IAD label file ({type(error).__name__}: {str(error)[:80]}); extract it anew"
+            f"{file}: not a Real-IAD label file ({type(error).__name__}: {str(error)[:80]}); extract it again"
         ) from None
 
 

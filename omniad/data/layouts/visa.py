@@ -33,7 +33,7 @@ def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{file}: no such file; it comes with VisA's archive, beside the classes' folders") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: can't be read as CSV: {error}; extract it anew") from None
+        raise UserError(f"{file}: can't be read as CSV: {error}; extract it again") from None
 
 
 def _record(file: Path, number: int, row: dict[str, str]) -> Record:

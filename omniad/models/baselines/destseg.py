@@ -3,7 +3,7 @@
 Source: Zhang et al., "DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly Detection", CVPR 2023;
 apple/ml-destseg.
 
-Left different: one model for all classes instead of one a class, and epochs instead of 5000 steps a class; the student
+Different here: one model for all classes instead of one a class, and epochs instead of 5000 steps a class; the student
 has the first fifth of them, as there. Training images are not rotated (the authors do it for some classes of MVTec-AD,
 by angles that differ from class to class). A score is the mean of the 100 highest of 256x256 pixels, and of as large a
 share at other sizes. `training.textures` is the folder of the defects' textures; empty, they are other images' of the

@@ -3,7 +3,7 @@
 Source: He et al., "MambaAD: Exploring State Space Models for Multi-class Unsupervised Anomaly Detection", NeurIPS 2024;
 lewandofskee/MambaAD.
 
-Left different: Real-IAD is trained for 100 epochs (1000 in the authors' configuration). Grids whose sides are no powers
+Different here: Real-IAD is trained for 100 epochs (1000 in the authors' configuration). Grids whose sides are no powers
 of two are scanned in the order of the next larger curve, and a stage whose depth neither 3 nor 2 divides has modules of
 one block; the authors' code has neither. How the scan is computed: `selective_scan.py`.
 """

@@ -2,7 +2,7 @@
 
 Source: Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022.
 
-Left different: the encoder's weights are torchvision's IMAGENET1K_V1 (the authors' choice; the multi-class reruns
+Different here: the encoder's weights are torchvision's IMAGENET1K_V1 (the authors' choice; the multi-class reruns
 behind Table I took others); learning rate step and gradient clip, both settings, are the reruns', not the authors'. The
 map is divided by 9 (see `cosine_maps`), which no metric sees.
 """

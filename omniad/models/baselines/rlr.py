@@ -3,7 +3,7 @@
 Source: He et al., "Learning Unified Reference Representation for Unsupervised Multi-class Anomaly Detection", 2024;
 hlr7999/RLR.
 
-Left different: the last epoch is the result, where the authors took the best one on the test set, for each metric its
+Different here: the last epoch is the result, where the authors took the best one on the test set, for each metric its
 own. Images are resized with PIL's bilinear filter and masks as for all methods (Lanczos and nearest in the authors'
 code), because the runs share their packs. The last incomplete batch of an epoch is dropped: on MVTec-AD one image of
 3,629. One Adam step in the whole training is more than the authors' (see `AdamWithIdleStep`). At image sizes other

@@ -2,7 +2,7 @@
 
 Source: Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023.
 
-Left different: images of 256 pixels, not cropped from 329 to 288, and batches of 32, as in the multi-class reruns. The
+Different here: images of 256 pixels, not cropped from 329 to 288, and batches of 32, as in the multi-class reruns. The
 last epoch is the result, where the original took the best one on the test set; reruns with 300 epochs instead of 100
 are far worse, so the number of epochs matters.
 """

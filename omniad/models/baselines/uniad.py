@@ -7,7 +7,7 @@ differs from the authors' code, this follows the rerun: images of 256 pixels, so
 neighbour mask (224, 14x14 and 7x7 in the original), timm's `tf_efficientnet_b4` weights, gradients clipped at norm 5
 (0.1), no weight decay on biases and other 1-D parameters.
 
-Left different: for image sizes other than 256 the learned position and query embeddings are resized bilinearly.
+Different here: for image sizes other than 256 the learned position and query embeddings are resized bilinearly.
 Real-IAD is trained for 100 epochs.
 """
 

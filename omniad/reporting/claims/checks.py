@@ -23,7 +23,11 @@ class Result:
 
     status: str
     shows: str = ""
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def remark(self) -> str:
+        return "; ".join(self.remarks)
 
     @property
     def text(self) -> str:
@@ -63,14 +67,14 @@ def _check(found: Found, claim: Claim, sources: list[Source], resolutions: Resol
             there.append((source, parts_of(found, claim, source, resolutions)))
         except Absent as reason:
             status, _, remark = str(reason).partition(": ")
-            absent.append(Result(status, remark=remark))
+            absent.append(Result(status, remarks=(remark,) if remark else ()))
     compared = sum(blurred(parts) for _, parts in there)
     results = [*absent, *(_settle(found, claim, source, parts, compared) for source, parts in there)]
     status = min((result.status for result in results), key=ORDER.index)
     return Result(
         status,
         "; ".join(dict.fromkeys(result.shows for result in results if result.shows)),
-        "; ".join(dict.fromkeys(result.remark for result in results if result.remark)),
+        tuple(dict.fromkeys(remark for result in results for remark in result.remarks)),
     )
 
 
@@ -88,13 +92,13 @@ def _settle(found: Found, claim: Claim, source: Source, parts: list[Part], compa
         if source.runs == 0:
             return Result(NOT_RUN)
         if source.unlike:
-            return Result(NOT_JUDGED, shows, "; ".join(sorted(source.unlike)))
+            return Result(NOT_JUDGED, shows, tuple(sorted(source.unlike)))
         if source.from_print:
             names = sorted(source.from_print)
             remarks.append(f"{', '.join(names) if len(names) < 3 else f'{len(names)} methods'} as printed")
         if status == MAYBE and source.one_seed:
             remarks.append(ONE_SEED)
-    return Result(status, shows, "; ".join(remarks))
+    return Result(status, shows, tuple(remarks))
 
 
 def _show(parts: list[Part], given: list[str], judged: bool) -> str:

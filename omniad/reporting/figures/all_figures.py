@@ -40,7 +40,7 @@ def draw_figures(
 
 
 def _drawn(title: str, draw: Callable[..., Drawn], *arguments: Any) -> Drawn:
-    """What was drawn; a figure that can't be is told, and all the others are drawn."""
+    """What was drawn; a figure that can't be drawn is reported, and does not stop the others."""
     try:
         return draw(*arguments)
     except Exception as error:  # a run may be a stranger's: matplotlib raises anything of odd numbers

@@ -61,8 +61,8 @@ def draw_curves(run: FinishedRun, folder: Path) -> Drawn:
     """A panel a curve: every class thin, the worst class dashed with its name, the mean over classes bold."""
     title = f"ROC, precision-recall and PRO curves, {run.title}"
     caption = (
-        f"`{run.run}`, seed {run.seed}: one thin line a class, the one with the smallest area dashed, their mean "
-        f"bold. AU-PRO is the area left of the false-positive rate {FPR_LIMIT}, the shaded one."
+        f"`{run.run}`, seed {run.seed}: a thin line per class, the one with the smallest area dashed, their mean "
+        f"bold. AU-PRO is the area over the shaded part, up to a false-positive rate of {FPR_LIMIT}."
     )
     curves = read_curves(run.folder)
     shown = [name for name in PANELS if curves and name in curves]
@@ -87,5 +87,5 @@ def draw_curves(run: FinishedRun, folder: Path) -> Drawn:
             panel.axvspan(0, FPR_LIMIT, color="#eeeeee", zorder=0)
         label(panel, *PANELS[curve])
         panel.set(xlim=(0, 1), ylim=(0, 1.02))
-        panel.legend(fontsize=FONT - 2, frameon=False, loc="lower left" if curve.endswith("pr") else "lower right")
+        panel.legend(fontsize=FONT - 2, frameon=False, loc="best" if curve.endswith("pr") else "lower right")
     return Drawn(title, caption, save_figure(figure, folder / f"curves_{run.dataset}"), f"{len(lines)} classes")

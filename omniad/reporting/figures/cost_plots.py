@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -16,7 +17,11 @@ from omniad.reporting.tables import PRINTED_VARIANT, Table
 ACCURACY_TITLE = "Accuracy against cost"
 ACCURACY_CAPTION = (
     "The tables with parameters and FLOPs as plots. Open circles are printed; filled squares were measured here (bar: "
-    "± the seeds' standard deviation), at the cost of the printed variant."
+    "± the seeds' standard deviation), at the cost of the variant `released`, which is the one printed."
+)
+MINIATURE_CAPTION = (
+    "The tables with parameters and FLOPs as plots: what is printed. A miniature's own accuracies are left out: they "
+    "are those of far smaller models on other images."
 )
 RESOLUTION_TITLE = "Cost against resolution"
 RESOLUTION_CAPTION = (
@@ -36,11 +41,7 @@ def draw_accuracy(tables: list[Table], folder: Path) -> Drawn:
     for row, table in enumerate(shown):
         for column, cost in enumerate(costs):
             _accuracy(axes[row * len(costs) + column], table, cost)
-    caption = ACCURACY_CAPTION
-    if any(table.miniature for table in shown):
-        caption += (
-            " The miniature's accuracies are those of far smaller models and don't compare with the printed ones."
-        )
+    caption = MINIATURE_CAPTION if any(table.miniature for table in shown) else ACCURACY_CAPTION
     return Drawn(ACCURACY_TITLE, caption, save_figure(figure, folder / "accuracy_cost"), _join(shown))
 
 
@@ -55,8 +56,9 @@ def draw_resolution(resolutions: Resolutions, folder: Path) -> Drawn:
         axes.plot(
             sizes, giga, label=plain(NAMES.get(attention, attention)), linewidth=1.5, markersize=5, **style(number)
         )
-        for size, value in ((sizes[0], giga[0]), (sizes[-1], giga[-1])):
-            axes.annotate(f"{value:,.0f} G", (size, value), (0, 6), textcoords="offset points", fontsize=FONT - 1)
+        for place, offset, side in ((0, (6, -11), "left"), (-1, (0, 6), "right")):  # both beside the rising line
+            where = {"xytext": offset, "textcoords": "offset points", "ha": side}
+            axes.annotate(f"{giga[place]:,.0f} G", (sizes[place], giga[place]), fontsize=FONT - 1, **where)
     label(axes, "", "side of the image, pixels", "FLOPs (G)")
     axes.set(xscale="log", yscale="log")
     axes.margins(x=0.08, y=0.12)
@@ -75,14 +77,14 @@ def _accuracy(axes: Axes, table: Table, cost: str) -> None:
             printed.append((row.printed[cost].value, row.printed[metric].value, name))
         measured = row.ours[0].measured(metric) if row.ours else None
         counted = row.counted.get(PRINTED_VARIANT, {})
-        if measured and cost in counted and not math.isnan(measured.mean):
+        if measured and cost in counted and not row.ours[0].miniature and not math.isnan(measured.mean):
             ours.append((counted[cost], measured.mean, measured.std or 0.0))
     if printed:
         x, y, names = zip(*printed, strict=True)
         axes.plot(x, y, "o--", color="#555555", markerfacecolor="white", markersize=6, linewidth=1, label="paper")
-        for place, point in enumerate(zip(x, y, names, strict=True)):
-            where = {"xytext": (0, -14 if place % 2 else 7), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(plain(point[2]), point[:2], fontsize=FONT - 2, **where)
+        for name, point, above in zip(names, zip(x, y, strict=True), _labels_above(x, y), strict=True):
+            where = {"xytext": (0, 7 if above else -14), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(plain(name), point, fontsize=FONT - 2, **where)
     if ours:
         x, y, std = zip(*ours, strict=True)
         axes.errorbar(x, y, yerr=std, fmt="s-", color="black", markersize=5, linewidth=1, capsize=2, label="ours")
@@ -92,9 +94,19 @@ def _accuracy(axes: Axes, table: Table, cost: str) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         _plain_numbers(axes)
-    label(axes, f"{table.label}: {table.title}", COST_HEADS[cost], f"{metric} (%)")
+    label(axes, table.heading, COST_HEADS[cost], f"{metric} (%)")
     if printed or ours:
         axes.legend(fontsize=FONT - 2, frameon=False, loc="best")
+
+
+def _labels_above(x: Sequence[float], y: Sequence[float]) -> list[bool]:
+    """Whether a name is above its point: away from the nearest neighbour, by turns where the two are level."""
+    found = []
+    for place, (here, height) in enumerate(zip(x, y, strict=True)):
+        others = [other for other in range(len(x)) if other != place]
+        level = y[min(others, key=lambda other: abs(x[other] - here))] if others else height
+        found.append(height > level if height != level else place % 2 == 0)
+    return found
 
 
 def _plain_numbers(axes: Axes) -> None:

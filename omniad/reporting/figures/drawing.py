@@ -26,6 +26,11 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#c04a00", "linestyle": "-.", "marker": "^"},
     {"color": "#6a8f2f", "linestyle": ":", "marker": "D"},
     {"color": "#9a9a9a", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+    {"color": "#7b3f98", "linestyle": (0, (8, 2)), "marker": "P"},
+    {"color": "#00838f", "linestyle": (0, (1, 3)), "marker": "X"},
+    {"color": "#8c5a2b", "linestyle": (0, (3, 1, 1, 1)), "marker": "*"},
+    {"color": "#d0709a", "linestyle": (0, (6, 1, 2, 1)), "marker": "h"},
+    {"color": "#4a4a00", "linestyle": (0, (2, 1)), "marker": "<"},
 )
 
 

@@ -22,7 +22,7 @@ ROWS = ("Image", "Ground truth", "Anomaly map", "Overlay")
 COLORS = "inferno"  # its lightness grows from end to end, so it reads the same in grey
 CELL_INCHES = 1.35
 CAPTION = (
-    "One test image a class, the first with a defect, however well it went: the image, its ground truth, the anomaly "
+    "The first test image with a defect of each class, good result or not: the image, its ground truth, the anomaly "
     "map, and the map over the image with the outline of the ground truth. Maps go from dark (the lowest value among "
     "the class's kept examples) to bright (the highest)."
 )

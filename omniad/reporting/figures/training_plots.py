@@ -1,4 +1,4 @@
-"""Training curves: the loss, one panel a table, one line a row's run; a band from the lowest to the highest seed."""
+"""Training curves: the loss, one panel per table and data set, one line per run; a band covers all seeds."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ from omniad.reporting.tables import Table
 from omniad.runs.artifacts import read_history
 from omniad.runs.finished import FinishedRun
 
+History = tuple[np.ndarray, np.ndarray]  # epochs, losses
+
 TITLE = "Training curves"
 CAPTION = (
     "Loss (mean over an epoch's batches, logarithmic) of the runs behind each table: a line is the seeds' mean, "
-    "a band goes from the lowest to the highest seed."
+    "a band goes from the lowest to the highest seed. Methods have losses of their own, which don't compare. Tables "
+    "that only repeat runs of the panels before them are left out."
 )
+CROWDED = 5  # lines: a legend of more is below its panel
+WIDE = 30  # from the lowest to the highest loss: an axis beyond that has numbers at powers of ten alone
 
 
 def draw_training(tables: list[Table], runs: list[FinishedRun], folder: Path) -> Drawn:
     """Draw the histories of the runs that the tables show."""
-    panels = {table.label: lines for table in tables if (lines := _lines(table, runs))}
+    panels = _panels(tables, runs)
     if not panels:
         return Drawn(TITLE, CAPTION, None, "")
-    columns = min(4, len(panels))
-    figure, axes = new_figure(-(-len(panels) // columns), columns, 3.1, 2.5)
+    columns, most = min(4, len(panels)), max(map(len, panels.values()))
+    height = 2.5 + (0.09 * most if most > CROWDED else 0.0)
+    figure, axes = new_figure(-(-len(panels) // columns), columns, 3.1, height)
     for panel in axes[len(panels) :]:
         panel.set_visible(False)
     for panel, (title, lines) in zip(axes, panels.items(), strict=False):
@@ -33,30 +39,43 @@ def draw_training(tables: list[Table], runs: list[FinishedRun], folder: Path) ->
             _draw_line(panel, name, seeds, number)
         label(panel, title, "epoch", "loss")
         panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        low, high = panel.dataLim.intervaly
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < WIDE * low else (1,)))
         panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         panel.yaxis.set_minor_formatter(NullFormatter())
-        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        panel.legend(fontsize=FONT - 2, frameon=False)
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "ncols": 2} if len(lines) > CROWDED else {}
+        panel.legend(fontsize=FONT - 2, frameon=False, **below)
     return Drawn(TITLE, CAPTION, save_figure(figure, folder / "training"), ", ".join(panels))
 
 
-def _lines(table: Table, runs: list[FinishedRun]) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """Name of a line -> the histories of its seeds."""
-    lines: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    several = len(table.datasets) > 1
-    for row in table.rows:
-        for ours in row.ours:
-            found = [run.folder for run in runs if (run.dataset, run.run) == (row.dataset, ours.run)]
-            histories = [history for history in map(read_history, found) if history is not None and len(history[0])]
-            extra = "" if ours is row.ours[0] else f", {ours.run}"
-            name = (f"{row.dataset_title}, {row.label}" if several else row.label) + extra
-            if histories:
-                lines[name] = histories
-    return lines
+def _panels(tables: list[Table], runs: list[FinishedRun]) -> dict[str, dict[str, list[History]]]:
+    """Title of a panel -> name of a line -> the histories of its seeds."""
+    panels: dict[str, dict[str, list[History]]] = {}
+    shown: set[tuple[str, str]] = set()
+    for table in tables:
+        for dataset in dict.fromkeys(row.dataset for row in table.rows):
+            rows = [row for row in table.rows if row.dataset == dataset]
+            lines = {
+                (dataset, ours.run): (row.label if ours is row.ours[0] else f"{row.label}, {ours.run}", histories)
+                for row in rows
+                for ours in row.ours
+                if (histories := _histories(runs, dataset, ours.run))
+            }
+            if lines.keys() - shown:
+                title = table.label.partition(" (")[0]
+                panels[f"{title}, {rows[0].dataset_title}" if len(table.datasets) > 1 else title] = dict(lines.values())
+            shown |= lines.keys()
+    return panels
 
 
-def _draw_line(panel, name: str, seeds: list[tuple[np.ndarray, np.ndarray]], number: int) -> None:
+def _histories(runs: list[FinishedRun], dataset: str, run: str) -> list[History]:
+    """Of each seed with at least one epoch."""
+    found = [read_history(one.folder) for one in runs if (one.dataset, one.run) == (dataset, run)]
+    return [history for history in found if history is not None and len(history[0])]
+
+
+def _draw_line(panel, name: str, seeds: list[History], number: int) -> None:
     """The mean over the epochs that all seeds have."""
     length = min(len(epochs) for epochs, _ in seeds)
     epochs = seeds[0][0][:length]

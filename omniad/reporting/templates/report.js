@@ -69,5 +69,10 @@ const unfold = () => {
 };
 window.addEventListener("hashchange", unfold);
 unfold();
+// A table that is wider than the screen says so.
+const watched = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.classList.toggle("more", target.scrollWidth > target.clientWidth);
+});
+for (const wide of document.querySelectorAll(".wide")) watched.observe(wide);
 // On a small screen the contents start folded.
-if (window.matchMedia("(max-width: 60rem)").matches) document.querySelector("nav details").open = false;
+if (window.matchMedia("(max-width: 72rem)").matches) document.querySelector("nav details").open = false;
