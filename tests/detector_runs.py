@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from omniad.config import RunSettings, Settings, SourceSettings, to_yaml
+from omniad.config import RunSettings, Settings, SourceSettings, TileSettings, to_yaml
 from omniad.models import build_model, save_model
 
 SIZE = 64
@@ -24,6 +24,9 @@ TINY = Settings.model_validate(
         "training": {"batch_size": 4},
         "evaluation": {"batch_size": 4, "sigma": 1.5},
     }
+)
+PATCHES = TINY.model_copy(
+    update={"model": TINY.model.model_copy(update={"method": "patch-memory", "memory": 40, "candidates": 400})}
 )
 
 
@@ -47,7 +50,7 @@ def write_images(folder: Path, number: int) -> Path:
     return folder
 
 
-def make_run(folder: Path, **model) -> Path:
+def make_run(folder: Path, tiles: TileSettings | None = None, **model) -> Path:
     """A run folder with random weights."""
     settings = RunSettings(
         dataset="parts",
@@ -57,6 +60,7 @@ def make_run(folder: Path, **model) -> Path:
         model=TINY.model.model_copy(update=model),
         training=TINY.training,
         evaluation=TINY.evaluation,
+        tiles=tiles,
     )
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(settings))

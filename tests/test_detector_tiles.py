@@ -1,54 +1,29 @@
 """Tiles: where they lie, what is in them, how their maps become one, and which score that gives."""
 
 import gc
-import json
-import logging
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detector_runs import SIZE, TINY, make_run, no_speed_test, write_image, write_images
+from detector_runs import SIZE, make_run, write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from omniad.cli import main
-from omniad.config import TileSettings, to_yaml
-from omniad.data.growing_pack import GrowingPack
+from omniad.config import TileSettings
 from omniad.detector.detector import Detector
-from omniad.detector.fit import fit
 from omniad.detector.predict import predict
 from omniad.detector.tiles import Grid
 from omniad.errors import UserError
 from omniad.evaluation.evaluate import evaluate
-from omniad.models.coreset import Memory
-from omniad.runs.provenance import load_run_settings
 
-PATCHES = TINY.model_copy(
-    update={"model": TINY.model.model_copy(update={"method": "patch-memory", "memory": 40, "candidates": 400})}
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        no_speed_test(patch)
-        yield
-
-
-def tiled_run(folder: Path, overlap: int = 16, scale: float = 1.0, **model) -> Path:
-    """A run folder on tiles with random weights."""
-    run = make_run(folder, **model)
-    tiled = load_run_settings(run).model_copy(update={"tiles": TileSettings(overlap=overlap, scale=scale)})
-    (run / "config.yaml").write_text(to_yaml(tiled))
-    return run
+TILES = TileSettings(overlap=16)
 
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory) -> Detector:
-    return Detector(tiled_run(tmp_path_factory.mktemp("runs") / "run"), "cpu")
+    return Detector(make_run(tmp_path_factory.mktemp("runs") / "run", TILES), "cpu")
 
 
 def mirrored(position: int, length: int) -> int:
@@ -154,18 +129,18 @@ def test_an_image_of_a_tiles_size_gets_the_map_it_gets_without_tiles(tmp_path):
     write_image(tmp_path / "a.png")
     run = make_run(tmp_path / "run")
     (whole,) = Detector(run, "cpu").score(tmp_path / "a.png")
-    (tiled,) = Detector(tiled_run(tmp_path / "tiled"), "cpu").score(tmp_path / "a.png")
+    (tiled,) = Detector(make_run(tmp_path / "tiled", TILES), "cpu").score(tmp_path / "a.png")
     np.testing.assert_allclose(tiled.map, whole.map, rtol=1e-6)
     assert tiled.score == pytest.approx(whole.score)
 
 
 def test_at_another_scale_the_map_is_enlarged_to_full_size(tmp_path):
-    detector = Detector(tiled_run(tmp_path / "run", scale=0.5), "cpu")
+    detector = Detector(make_run(tmp_path / "run", TileSettings(overlap=16, scale=0.5)), "cpu")
     write_image(tmp_path / "a.png", size=(200, 300))
     with Image.open(tmp_path / "a.png") as image:
         image.resize((150, 100), Image.Resampling.BILINEAR).save(tmp_path / "b.png")
     (found,) = detector.score(tmp_path / "a.png")
-    (small,) = Detector(tiled_run(tmp_path / "native"), "cpu").score(tmp_path / "b.png")
+    (small,) = Detector(make_run(tmp_path / "native", TILES), "cpu").score(tmp_path / "b.png")
     np.testing.assert_array_equal(found.map, small.map)
     assert found.full_size_map().shape == (200, 300)
 
@@ -211,64 +186,6 @@ def test_the_score_is_the_highest_that_the_methods_rule_gives_a_part(method, mon
     assert score == pytest.approx(float(rule(detector.model, torch.from_numpy(np.stack(parts))).max()))
 
 
-def test_each_training_image_is_left_out_whole(tmp_path):
-    """The threshold's scores: as by a memory without any patch of the image, whichever tile it was of."""
-    folder = tmp_path / "slabs"
-    for number in range(4):
-        write_image(folder / f"{number}.png", number, (100, 90))
-    detector = fit(folder, tmp_path / "run", quantile=1.0, settings=PATCHES, tile=SIZE, overlap=8)
-    memories = [module for module in detector.model.modules() if isinstance(module, Memory)]
-    assert all(set(memory.images.tolist()) == {0, 1, 2, 3} for memory in memories)
-    scores = []
-    for number in range(4):
-        alone = Detector(tmp_path / "run", "cpu")
-        for memory in (module for module in alone.model.modules() if isinstance(module, Memory)):
-            memory.entries = memory.entries[memory.images != number]
-            memory.images = memory.images[memory.images != number]
-        scores += [found.score for found in alone.score(folder / f"{number}.png")]
-    kept = json.loads((tmp_path / "run/threshold.json").read_text())
-    assert kept["images"] == 4
-    assert kept["threshold"] == pytest.approx(max(scores), rel=1e-4)
-
-
-def test_the_pack_holds_the_training_images_tiles(tmp_path, monkeypatch):
-    """Each as it is cut; what a kill interrupted is taken up again, and other tiles are another pack."""
-    folder = tmp_path / "slabs"
-    pixels = [write_image(folder / f"{number}.png", number, (100, 130)) for number in range(5)]
-    vouch = GrowingPack.vouch
-
-    def killed(growing: GrowingPack, digest: str) -> None:
-        if growing.rows >= 16:
-            raise KeyboardInterrupt
-        vouch(growing, digest)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(GrowingPack, "vouch", killed)
-        fit(folder, tmp_path / "run", settings=PATCHES, tile=SIZE, overlap=16)
-    fit(folder, tmp_path / "run", settings=PATCHES, tile=SIZE, overlap=16)
-    [file] = tmp_path.glob("run/prepared/slabs/*/images.npy")
-    tiles = np.load(file)
-    assert tiles.shape == (5 * 6, SIZE, SIZE, 3)
-    padded = np.pad(pixels[3], ((0, 12), (0, 30), (0, 0)), "reflect")
-    places = [(top, left) for top in (0, 48) for left in (0, 48, 96)]
-    for tile, (top, left) in zip(tiles[18:24], places, strict=True):
-        np.testing.assert_array_equal(tile, padded[top : top + SIZE, left : left + SIZE])
-    before = (tmp_path / "run/model.safetensors").read_bytes()
-    fit(folder, tmp_path / "run", settings=PATCHES, tile=SIZE, overlap=32)
-    assert (tmp_path / "run/model.safetensors").read_bytes() != before
-    assert load_run_settings(tmp_path / "run").tiles == TileSettings(overlap=32)
-
-
-def test_a_method_that_trains_holds_whole_images_out(tmp_path):
-    for number in range(5):
-        write_image(tmp_path / f"slabs/{number}.png", number, (100, 90))
-    detector = fit(tmp_path / "slabs", tmp_path / "run", epochs=1, settings=TINY, tile=SIZE, overlap=8)
-    [file] = tmp_path.glob("run/prepared/slabs/*/images.npy")
-    assert len(np.load(file)) == 4 * 4
-    (held_out,) = detector.score(tmp_path / "slabs/2.png")  # the middle one
-    assert detector.threshold == pytest.approx(held_out.score)
-
-
 def test_images_of_any_size_are_scored_and_too_small_ones_told(detector, tmp_path):
     folder = tmp_path / "in"
     for number, size in enumerate([(64, 64), (64, 300), (201, 65), (150, 150)]):
@@ -284,7 +201,7 @@ def test_images_of_any_size_are_scored_and_too_small_ones_told(detector, tmp_pat
 
 def test_a_small_spot_of_a_large_map_is_outlined(tmp_path, monkeypatch):
     """The overlay is a view of at most 1024 pixels; one high pixel of many is not lost in it."""
-    detector = Detector(tiled_run(tmp_path / "run"), "cpu", threshold=1.0)
+    detector = Detector(make_run(tmp_path / "run", TILES), "cpu", threshold=1.0)
     write_image(tmp_path / "a.png", size=(300, 3000))
     anomaly_map = np.zeros((300, 3000), np.float32)
     anomaly_map[200, 2000] = 2
@@ -296,56 +213,6 @@ def test_a_small_spot_of_a_large_map_is_outlined(tmp_path, monkeypatch):
     assert np.count_nonzero(red != blue) + np.count_nonzero(red == 255) < 10
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["--tile", "64", "--overlap", "64"],
-            "the tiles' overlap must be at least 0 and below their side of 64",
-        ),
-        (["--tile", "64", "--overlap", "-1"], "'tiles.overlap' should be greater than or equal to 0, not -1"),
-        (["--tile", "64", "--scale", "0"], "'tiles.scale' should be greater than 0, not 0.0"),
-        (["--tile", "64", "--scale", "nan"], "'tiles.scale' should be a finite number, not nan"),
-        (["--tile", "64", "--scale", "inf"], "'tiles.scale' should be a finite number, not inf"),
-        (["--tile", "100"], "'data.image_size' should be a multiple of 32, not 100"),
-        (
-            ["--tile", "128"],
-            "2 images can't be cut into tiles: 0.png (90x100 pixels, smaller than a tile of 128; use",
-        ),
-        (
-            ["--tile", "64", "--scale", "0.5"],
-            "0.png (45x50 pixels at scale 0.5, smaller than a tile of 64;",
-        ),
-        (["--overlap", "16"], "an overlap and a scale are those of tiles: give the tiles' side, too (--tile 256)"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    for number in range(2):
-        write_image(Path(f"slabs/{number}.png"), number, (100, 90))
-    Path("tiny.yaml").write_text("model: { encoder: resnet18, encoder_width: 8, encoder_weights: random }")
-    assert main(["fit", "slabs", "--out", "run", "--config", "tiny.yaml", *arguments]) == 1
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") - error.count("index.csv\n") == 1
-    assert not Path("run/model.safetensors").exists()
-
-
-def test_fit_says_when_tiles_are_advisable(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    for number in range(2):
-        write_image(tmp_path / f"large/{number}.png", number, (200, 300))
-    fit(tmp_path / "large", tmp_path / "one", settings=PATCHES)
-    advice = (
-        "Images of 300x200 pixels are shrunk to 64x64, where small defects can vanish: `--tile 64` cuts each into 54 "
-        "tiles instead; predict then takes 54 times as long and fit about 36 s on this CPU."
-    )
-    assert advice in caplog.text
-    caplog.clear()
-    write_images(tmp_path / "small", 2)
-    fit(tmp_path / "small", tmp_path / "two", settings=PATCHES)
-    assert "--tile" not in caplog.text
-
-
 def test_the_evaluation_of_other_runs_refuses_one_on_tiles(tmp_path):
     with pytest.raises(UserError, match=r"a run on tiles; `omniad evaluate`, or omniad\.detector\.evaluate"):
-        evaluate(tiled_run(tmp_path / "run"), torch.device("cpu"))
+        evaluate(make_run(tmp_path / "run", TILES), torch.device("cpu"))

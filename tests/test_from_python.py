@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from detector_runs import SIZE, TINY, no_speed_test, write_image
+from detector_runs import PATCHES, SIZE, no_speed_test, write_image
 from training_runs import CPU
 
 from omniad.detector.detector import Detector
@@ -64,8 +64,7 @@ def test_tiles_around_an_exported_graph_give_what_the_detector_gives(folder, cap
         write_image(folder / f"slabs/{number}.png", number, (100, 150))
     with pytest.MonkeyPatch.context() as patch:
         no_speed_test(patch)
-        model = TINY.model.model_copy(update={"method": "patch-memory", "memory": 40, "candidates": 400})
-        fit(folder / "slabs", folder / "run", settings=TINY.model_copy(update={"model": model}), tile=SIZE, overlap=32)
+        fit(folder / "slabs", folder / "run", settings=PATCHES, tile=SIZE, overlap=32)
     export(folder / "run", folder / "detector.onnx")
     write_image(folder / "photograph.png", 9, (110, 175))
     (found,) = Detector(folder / "run", "cpu").score("photograph.png")
