@@ -20,6 +20,7 @@ from omniad.training.cost import cpu_hours
 from omniad.wording import count, duration
 
 LARGE = 4  # times the model's input: images with longer sides are better cut into tiles
+LOOKED_AT = 100  # images whose size tells how large they are
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,15 @@ def _kept(index: pd.DataFrame) -> str:
 def _advise_tiles(run: RunSettings, index: pd.DataFrame, scored: int, on_cpu: bool) -> None:
     """Say where images are so large that small defects get lost when they are resized, and what tiles would cost."""
     side, tiles = run.data.image_size, TileSettings()
-    sizes = image_sizes(run.source.folder, index.loc[index["split"] == "train", "image"])
-    width, height = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
+    images = index["image"][index["split"] == "train"]
+    some = images.iloc[own.spread(min(len(images), LOOKED_AT), len(images))]
+    sizes = sorted(image_sizes(run.source.folder, some), key=lambda size: size[0] * size[1])
+    width, height = sizes[len(sizes) // 2]
     if max(width, height) <= LARGE * side or size_problem((width, height), side, tiles.scale):
         return
     number = tile_count((width, height), side, tiles)
-    time = f" and fit {_time(run, number * len(sizes), number * scored)}" if on_cpu else ""
+    longer = on_cpu and not epochs_of(run)  # a training takes as many steps, whatever of
+    time = f" and fit {_time(run, number * len(images), number * scored)}" if longer else ""
     log.info(
         f"Images of {width}x{height} pixels are shrunk to {side}x{side}, where small defects can vanish: `--tile "
         f"{side}` cuts each into {number} tiles instead; predict then takes {number} times as long{time}."

@@ -73,10 +73,9 @@ class Detector:
         kept = read_threshold(self.run_dir)
         self.device = pick_device() if device is None else torch.device(device)
         self.model = load_model(run_dir, self.device)
-        expected = self.model.expected_map(self.size).cpu().numpy()  # (S, S)
-        self._of_tile = expected if self.tiles else None
-        # What a map may show before it counts. From the map of a run on tiles it is taken off before they are blended.
-        self.expected = np.zeros((1, 1), np.float32) if self.tiles else expected
+        # What a map may show before it counts. From tiles' maps it is taken off before these are blended.
+        self._of_tile = self.model.expected_map(self.size).cpu().numpy()  # (S, S)
+        self.expected = np.zeros((1, 1), np.float32) if self.tiles else self._of_tile
         if kept and of_other_weights(kept, self.run_dir):
             if threshold is None:
                 raise UserError(
@@ -151,8 +150,12 @@ class Detector:
 
         The map is blended from what the tiles' smoothed maps show beyond what is expected at each place of a tile. The
         score is the highest that the method's rule gives to a part of it where a tile was. `own`: see `compute`.
+
+        Raises:
+            UserError: the run is not one on tiles.
         """
-        assert self.tiles is not None and self._of_tile is not None
+        if self.tiles is None:
+            raise UserError(f"{self.run_dir}: not a run on tiles; `omniad fit --tile` makes one")
         of_tile, batch_size = self._of_tile, self.settings.evaluation.batch_size
         grid = Grid((pixels.shape[0], pixels.shape[1]), self.size, self.tiles.overlap)
 

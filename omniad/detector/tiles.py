@@ -74,8 +74,8 @@ def check_overlap(side: int, overlap: int) -> None:
 def _weights(starts: range, side: int, overlap: int) -> dict[int, np.ndarray]:
     """Along one axis: what each tile's pixels count, (side,) float32, by the tile's start."""
     from_edge = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1))
-    taper = np.minimum(from_edge / (overlap + 1), 1.0)  # of two neighbours, these sum to one
-    total = np.zeros(starts[-1] + side)  # ... of more, at an overlap of more than half a tile, and at the borders, not
+    taper = np.minimum(from_edge / (overlap + 1), 1.0)
+    total = np.zeros(starts[-1] + side)  # one where two overlap; else at the borders, and where more than two do
     for start in starts:
         total[start : start + side] += taper
     return {start: (taper / total[start : start + side]).astype(np.float32) for start in starts}
