@@ -60,8 +60,8 @@ def _kept(index: pd.DataFrame) -> str:
 def _advise_tiles(run: RunSettings, index: pd.DataFrame, scored: int, on_cpu: bool) -> None:
     """Say where images are so large that small defects get lost when they are resized, and what tiles would cost."""
     side, tiles = run.data.image_size, TileSettings()
-    images = index["image"][index["split"] == "train"]
-    some = images.iloc[own.spread(min(len(images), LOOKED_AT), len(images))]
+    images = index.loc[index["split"] == "train", "image"].tolist()
+    some = [images[place] for place in own.spread(min(len(images), LOOKED_AT), len(images))]
     sizes = sorted(image_sizes(run.source.folder, some), key=lambda size: size[0] * size[1])
     width, height = sizes[len(sizes) // 2]
     if max(width, height) <= LARGE * side or size_problem((width, height), side, tiles.scale):
