@@ -23,7 +23,8 @@ from omniad.models.method import AllFeatures, Prepared
 STARTS = 10  # random patches whose mean distance is every patch's first
 ROUND = 1024  # patches among which k-center chooses in one round
 CHUNK = 1024  # entries in one matrix product, whose result has to be held
-ROWS = 1024  # patches in one on a CPU, whose caches should hold it
+ROWS = 1024  # patches in one, which a CPU's caches should hold
+GROUP = 16  # entries of which at first only the best is looked for
 
 
 class Sample(NamedTuple):
@@ -131,32 +132,53 @@ class Memory(nn.Module):
         self.images.copy_(sample.images[rows])
 
     def forward(self, patches: Tensor, own: Tensor | None = None) -> Tensor:
-        """Patches (N, D) -> distance to the nearest entry, (N,); to that of another image than `own` (N,), if given."""
-        if patches.device.type != "cpu" or torch.compiler.is_compiling():  # exported, how many there are is open
-            return self._nearest(patches, own)
-        owns = repeat(None) if own is None else own.split(ROWS)
-        return torch.cat([self._nearest(*part) for part in zip(patches.split(ROWS), owns, strict=False)])
+        """Patches (N, D) -> distance to the nearest entry, (N,); to that of another image than `own` (N,), if given.
 
-    def _nearest(self, patches: Tensor, own: Tensor | None) -> Tensor:
-        """See `forward`; all patches in one product a chunk of entries."""
-        best = patches.new_full(patches.shape[:1], -torch.inf)
-        found = torch.zeros_like(best, dtype=torch.long)
-        for start in range(0, len(self.entries), CHUNK):
-            part = self.entries[start : start + CHUNK]
+        0 where there is no entry of another image.
+        """
+        members = self._members()
+        if torch.compiler.is_compiling():  # exported, how many there are is open
+            return self._nearest(patches, own, members)
+        owns = repeat(None) if own is None else own.split(ROWS)
+        parts = zip(patches.split(ROWS), owns, strict=False)
+        return torch.cat([self._nearest(some, of, members) for some, of in parts])
+
+    def _nearest(self, patches: Tensor, own: Tensor | None, members: Tensor) -> Tensor:
+        """See `forward`. Which group holds the nearest entry is told by products, its distance by differences.
+
+        In products large terms cancel, and to look for the one best of all is slower than to look for the best group.
+        """
+        best = []
+        for part, images in zip(self.entries.split(CHUNK), self.images.split(CHUNK), strict=True):
             alike = likeness(patches, part)  # (N, CHUNK)
-            if own is not None and _overlap(own, images := self.images[start : start + CHUNK]):
+            if own is not None and _overlap(own, images):
                 alike = alike.masked_fill(own[:, None] == images, -torch.inf)
-            most, at = alike.max(dim=1)
-            found = torch.where(most > best, at + start, found)
-            best = torch.maximum(best, most)
-        return (patches - self.entries[found]).norm(dim=1)  # recomputed, because large terms cancel there
+            best.append(_in_groups(alike, -torch.inf).amax(dim=1))
+        nearest = members[torch.cat(best, dim=1).max(dim=1).indices]  # (N, GROUP)
+        squares = (patches[:, None] - self.entries[nearest]).square().sum(dim=2)
+        if own is not None:
+            squares = squares.masked_fill(own[:, None] == self.images[nearest], torch.inf)
+        shortest = squares.amin(dim=1)
+        return torch.where(shortest.isinf(), 0.0, shortest).sqrt()
+
+    def _members(self) -> Tensor:
+        """The entries of each group, in the groups' order, (groups, GROUP); the last ones are filled up."""
+        numbers = torch.arange(len(self.entries), device=self.entries.device)
+        parts = [
+            _in_groups(part[None], min(start + CHUNK, len(numbers)) - 1)[0]
+            for start, part in zip(range(0, len(numbers), CHUNK), numbers.split(CHUNK), strict=True)
+        ]
+        return torch.cat(parts, dim=1).T.contiguous()
 
     def to_other_images(self, sample: Sample) -> Tensor:
         """Distance of a sample's patches to the nearest entry of another image, (N,); 0 where there is no other."""
-        if not (self.images != self.images[0]).any():
-            return torch.zeros(len(sample.patches), device=sample.patches.device)
-        parts = zip(sample.patches.split(ROWS), sample.images.split(ROWS), strict=True)
-        return torch.cat([self(patches, own) for patches, own in parts])
+        return self(sample.patches, sample.images)
+
+
+def _in_groups(x: Tensor, filler: float) -> Tensor:
+    """(N, C) -> (N, GROUP, C / GROUP): a group is a column, its members lie C / GROUP apart; C is filled up."""
+    lacking = -x.shape[1] % GROUP
+    return (F.pad(x, (0, lacking), value=filler) if lacking else x).unflatten(1, (GROUP, -1))
 
 
 def _overlap(some: Tensor, others: Tensor) -> bool:

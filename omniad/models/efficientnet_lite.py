@@ -24,6 +24,7 @@ from omniad.models.encoder import FrozenEncoder
 LITES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 STEM = 32
 EPSILON = 1e-3
+AT_ONCE = 4  # images on a CPU, whose caches should hold what one layer hands to the next
 # Images come with ImageNet's mean and deviation removed; these networks were trained on (x - 127) / 128, x in 0..255.
 SCALE = [255 * std / 128 for std in IMAGENET_STD]
 SHIFT = [(255 * mean - 127) / 128 for mean in IMAGENET_MEAN]
@@ -52,6 +53,12 @@ class EfficientNetLite(FrozenEncoder):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, c1, H/2, W/2), (B, c2, H/4, W/4), (B, c3, H/8, W/8), (B, c4, H/16, W/16)]."""
+        if images.device.type == "cpu" and not torch.compiler.is_compiling():  # exported, how many there are is open
+            parts = [self._maps(part) for part in images.split(AT_ONCE)]
+            return [torch.cat(level) for level in zip(*parts, strict=True)]
+        return self._maps(images)
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
         scale, shift = (images.new_tensor(values).view(3, 1, 1) for values in (SCALE, SHIFT))
         x = F.pad(images * scale + shift, same_padding(3))
         if x.device.type == "cpu":  # where the depthwise convolutions then take half the time

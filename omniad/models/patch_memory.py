@@ -78,7 +78,7 @@ class PatchMemory(LeavesOut):
         self.usual.copy_(torch.stack(usual).mean(dim=0))
 
     def products(self, images: int, image_size: int) -> list[tuple[int, int]]:
-        """Of each scale's sample with its memory: once to choose it; to measure distances costs thrice that."""
+        """Of each scale's sample with its memory: to choose it and to measure distances take four of them."""
         positions = [(image_size // stride) ** 2 for stride in (8, 16)]
         samples = [sample_size(self.settings.candidates, images, count) for count in positions]
         widths = self.encoder.channels[-SCALES:]
