@@ -118,7 +118,18 @@ def tables(results: dict[str, list[Result]]) -> list[str]:
         ]
         theirs = [_mean_of([printed.get((name, other, metric), "") for name in classes]) for other in OTHERS]
         parts.append(f"| **mean** | {' | '.join([*ours, *theirs])} |")
+        parts += remarks(metric, classes)
     return [*parts, ""]
+
+
+def remarks(metric: str, classes: list[str]) -> list[str]:
+    """What is known about printed values of this table."""
+    found = {
+        f"{line['row']}: {line['note']}."
+        for line in _printed_lines()
+        if line["note"] and line["row"] in OTHERS and line["metric"] == metric and line["class"] in classes
+    }
+    return ["", " ".join(sorted(found))] if found else []
 
 
 def spread(values: list[float]) -> str:
@@ -127,9 +138,12 @@ def spread(values: list[float]) -> str:
 
 def published() -> dict[tuple[str, str, str], str]:
     """(class, method, metric) -> the number as it is printed."""
+    return {(line["class"], line["row"], line["metric"]): line["value"] for line in _printed_lines()}
+
+
+def _printed_lines() -> list[dict[str, str]]:
     with (CONFIG_FOLDER / "paper" / "per_class.csv").open(encoding="utf-8") as file:
-        lines = [line for line in csv.DictReader(file) if line["dataset"] == "mvtec"]
-    return {(line["class"], line["row"], line["metric"]): line["value"] for line in lines}
+        return [line for line in csv.DictReader(file) if line["dataset"] == "mvtec"]
 
 
 def _mean_of(values: list[str]) -> str:
