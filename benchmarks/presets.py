@@ -1,6 +1,7 @@
 """Which detector `omniad fit` makes by default: methods, encoders and image sizes on real products, as Markdown.
 
-    python benchmarks/presets.py --data MVTEC_AD_FOLDER [--also CLASS_FOLDER ...] [--only TITLE ...] [--out FILE]
+    python benchmarks/presets.py --data MVTEC_AD_FOLDER [--also CLASS_FOLDER ...] [--only TITLE ...]
+        [--together] [--out FILE]
 
 Every class of the folder alone, all of them in one detector, and other classes that are told apart. Each detector is
 fitted and evaluated in a process of its own. Minutes a row on two cores; hours for all.
@@ -34,10 +35,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of classes in MVTec-AD's layout")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="folders of further classes")
     parser.add_argument("--only", nargs="*", default=[], help="rows whose title holds one of these")
+    parser.add_argument("--together", action="store_true", help="not each class alone, which takes most of the time")
     parser.add_argument("--out", type=Path, help="also write the tables there")
     options = parser.parse_args()
     classes = sorted(path for path in options.data.iterdir() if (path / "train").is_dir())
-    parts = [(f"Each of {len(classes)} classes alone, mean", classes), ("All in one detector, mean", [options.data])]
+    parts = [] if options.together else [(f"Each of {len(classes)} classes alone, mean", classes)]
+    parts.append(("All in one detector, mean", [options.data]))
     parts += [(folder.name, [folder]) for folder in options.also]
     kinds = [kind for kind in KINDS if not options.only or any(part in kind.title for part in options.only)]
     lines = [machine()]

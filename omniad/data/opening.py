@@ -17,6 +17,8 @@ from omniad.data.folders import kind_of
 
 MOST_PIXELS = 400_000_000  # of an image: 20,000 x 20,000, which is 1.2 GB as RGB
 ORIENTATION = 0x0112  # EXIF's entry
+START = 16_384  # bytes at a file's start, which hold nearly every header
+JPEG_START = b"\xff\xd8\xff"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 # What PIL raises for broken files. A decoder that meets what its author did not think of may raise anything else.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
@@ -43,13 +45,33 @@ class Header(NamedTuple):
 
 
 def read_header(file: str | Path, turned: bool) -> Header:
-    """An image file's header, and its orientation if it is `turned` upright when read. A data set calls this often.
+    """An image file's header, and its orientation if it is `turned` upright when read.
+
+    A data set calls this for every file, so a JPEG's or PNG's start is read in one go, and more where it is not enough.
 
     Raises:
         Unfit: it is no plain file, empty, or has more than MOST_PIXELS. PIL raises what is in BROKEN.
     """
-    handle, status = _open_plain(file)
-    with handle, Image.open(handle) as image:
+    number, status = _open_plain(file)
+    try:
+        start = os.read(number, START)
+    finally:
+        os.close(number)
+    whole = status.st_size <= len(start)
+    if whole or start.startswith((JPEG_START, PNG_START)):  # other formats' headers may point anywhere
+        try:
+            return _header(io.BytesIO(start), turned, status)
+        except Unfit:
+            raise
+        except BROKEN:
+            if whole:
+                raise
+    with open(file, "rb") as handle:  # noqa: PTH123
+        return _header(handle, turned, status)
+
+
+def _header(handle: BinaryIO, turned: bool, status: os.stat_result) -> Header:
+    with Image.open(handle) as image:
         _check_size(image)
         # A PNG may have its EXIF entry behind its pixels, which only decoding would show.
         late = turned and image.format == "PNG" and "exif" not in image.info
@@ -69,7 +91,7 @@ def open_whole(file: str | Path) -> Iterator[Image.Image]:
     Raises:
         Unfit: as `read_header`; or it is a PNG that is damaged, which PIL decodes to other pixels.
     """
-    with _open_plain(file)[0] as handle:
+    with os.fdopen(_open_plain(file)[0], "rb") as handle:
         if handle.read(len(PNG_START)) != PNG_START:
             handle.seek(0)
             with Image.open(handle) as image:
@@ -83,8 +105,8 @@ def open_whole(file: str | Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _open_plain(file: str | Path) -> tuple[BinaryIO, os.stat_result]:
-    """Open first and look then: a second way along the path is what takes long with many files."""
+def _open_plain(file: str | Path) -> tuple[int, os.stat_result]:
+    """A descriptor, and the status. Open first and look then: a second way along the path is what takes long."""
     try:
         number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for its writer
     except OSError:
@@ -93,10 +115,10 @@ def _open_plain(file: str | Path) -> tuple[BinaryIO, os.stat_result]:
     try:
         status = os.fstat(number)
         _check_kind(status)
-        return os.fdopen(number, "rb"), status
     except BaseException:
         os.close(number)
         raise
+    return number, status
 
 
 def _check_kind(status: os.stat_result) -> None:
