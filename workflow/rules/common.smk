@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 import yaml
 
 from omniad.config import load_settings, results_folder, run_settings, snapshot_file, snapshot_text
+from omniad.data.counts import expected_counts
 from omniad.devices import count_gpus
 from omniad.errors import UserError
 from omniad.reporting.claims.forms import read_claims
@@ -38,6 +39,8 @@ def resolved_settings():
 try:
     settings = resolved_settings()
     read_claims(settings)  # a claim may name a row that a table lost: found now, not by the report after all trainings
+    for dataset in settings.datasets:
+        expected_counts(settings.sources[dataset])  # `classes` may name one that its table of counts lacks
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
