@@ -96,6 +96,10 @@ def test_targets_that_train_nothing(clone):
             ["--config", "datasets=[mvtek]"],
             "unknown 'mvtek'; choose from: mvtec, mvtec_ad_2, mvtec_loco, visa, realiad",
         ),
+        (
+            ["--config", "datasets=[mvtec]", "classes=[botle]"],
+            "classes of MVTec-AD: unknown 'botle'; choose from: bottle",
+        ),
         (["--config", "model={tokens: 50}"], "'model.tokens' must be a square"),
         (["--config", "tables={table4: {columns: [FLOPS]}}"], "--config: 'tables.table4.columns.0' should be"),
         (["--config", "tables={table7: {columns: [mAD]}}"], "column of tables.table7: unknown 'parameters'"),
