@@ -19,7 +19,7 @@ COLOURS = 64  # of a picture
 KEPT = ("tables/*.tex", "tables/*.csv", "tables/classes/*-default.*", "resolution.csv", "complexity.csv", "runs.csv")
 ABOUT = (
     "> An example, committed so that you can see a report without running anything: the miniature that `make demo` "
-    "makes, in three to four minutes on two cores. Not here: its `report.html` ([how that looks](report-html.png)), PDFs "
+    "makes, in four minutes on two cores. Not here: its `report.html` ([how that looks](report-html.png)), PDFs "
     "and the run folders.\n\n"
 )
 

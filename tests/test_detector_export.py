@@ -72,7 +72,7 @@ def test_onnx_holds_everything_itself_at_a_known_opset(onnx_file):
 @pytest.mark.slow
 def test_pt2_computes_the_same_with_the_other_parts_that_a_model_can_have(images, tmp_path):
     parts = {"variant": "released", "projection": "none", "first_attention": "kv", "second_attention": "q"}
-    run, file = make_run(tmp_path / "run", encoder="resnet50", **parts), tmp_path / "new" / "detector.pt2"
+    run, file = make_run(tmp_path / "run", None, encoder="resnet50", **parts), tmp_path / "new" / "detector.pt2"
     assert main(["export", str(run), "--format", "pt2", "--out", str(file)]) == 0
     maps, scores = torch.export.load(file).module()(torch.from_numpy(images[1]))
     check(run, images, maps.numpy(), scores.numpy())
