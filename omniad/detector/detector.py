@@ -122,6 +122,7 @@ class Detector:
             read = in_order(pool, lambda file: _read(file, self.pixels), files, ahead)
             if self.tiles:
                 yield from self._score_whole(read, skipped)
+                return
             readable = (image for image in read if not _skip(image, skipped))
             while batch := list(islice(readable, batch_size)):
                 maps, scores = self.compute(np.stack([image.pixels for image in batch]))

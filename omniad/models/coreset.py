@@ -23,7 +23,7 @@ from omniad.models.method import AllFeatures, Prepared
 STARTS = 10  # random patches whose mean distance is every patch's first
 ROUND = 1024  # patches among which k-center chooses in one round
 CHUNK = 1024  # entries in one matrix product, whose result has to be held
-ROWS = 1024  # patches in one, which a CPU's caches should hold
+ROWS = 1024  # patches in one: a CPU's caches should hold it, and a group's members are gathered for each of them
 GROUP = 16  # entries of which at first only the best is looked for
 
 
