@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
+from omniad.files import in_one_line
+
 PIECE = 2**20
 LONG_HEADERS = (b"x", b"g", b"X", b"L", b"K")  # types of a tar's headers that have content: long names and the like
 LONGEST_HEADER = 2**20
@@ -67,7 +69,7 @@ def _or_damaged(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except BROKEN as error:
-        raise Damaged(" ".join(str(error).split())[:200] or type(error).__name__) from None
+        raise Damaged(in_one_line(error)) from None
 
 
 EndOfArchive: type[Exception] = tarfile.EOFHeaderError  # type: ignore[attr-defined]

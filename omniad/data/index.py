@@ -24,7 +24,7 @@ from omniad.data.headers import Looked, look_at_files
 from omniad.data.layouts import read_records
 from omniad.data.layouts.record import SPLITS
 from omniad.errors import UserError
-from omniad.files import atomic_write, has_files
+from omniad.files import atomic_write, has_files, in_one_line
 from omniad.names import MEAN, leaves_folder, name_problem
 from omniad.wording import count, shown
 
@@ -86,7 +86,7 @@ def read_index(file: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{file}: no such index; `snakemake --cores all data` makes it") from None
     except (ValueError, OverflowError, OSError, pd.errors.ParserError) as error:
-        raise UserError(f"{file}: not an index ({' '.join(str(error).split())[:200]}); {again}") from None
+        raise UserError(f"{file}: not an index ({in_one_line(error)}); {again}") from None
     if list(index.columns) != COLUMNS:
         raise UserError(f"{file}: the columns must be {','.join(COLUMNS)}; {again}")
     if problem := _wrong_row(index):

@@ -26,7 +26,7 @@ from omniad.data.index import read_index, recorded_files
 from omniad.data.opening import BROKEN
 from omniad.data.packs import EXACT, NOTE, PACK_VERSION, PUBLISHED
 from omniad.errors import UserError
-from omniad.files import atomic_write, cannot_write, sha256_file, sweep
+from omniad.files import atomic_write, cannot_write, in_one_line, sha256_file, sweep
 from omniad.locks import locked
 from omniad.parallel import in_order, usable_cores
 from omniad.wording import count
@@ -146,5 +146,5 @@ def _decode(growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSe
                 masks[k] = EXACT * exact + PUBLISHED * published
                 notes += [f"{path} ({note})"] if note else []
         except BROKEN as error:
-            problems.append(f"{path} ({' '.join(str(error).split())})")
+            problems.append(f"{path} ({in_one_line(error)})")
     return "" if problems else growing.put(start, images, masks), problems, notes

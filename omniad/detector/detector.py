@@ -23,6 +23,7 @@ from omniad.detector.threshold import Threshold, of_other_weights, read_threshol
 from omniad.detector.tiles import Grid, scaled
 from omniad.devices import pick_device
 from omniad.errors import UserError
+from omniad.files import in_one_line
 from omniad.models import load_model
 from omniad.models.anomaly_map import smooth
 from omniad.models.method import LeavesOut
@@ -212,7 +213,7 @@ def _read(file: Path, to_pixels: Callable[[Image.Image], np.ndarray]) -> _Image:
         pixels = to_pixels(image)
     except Exception as error:  # broken files make PIL's decoders raise anything
         nothing = np.empty(0, np.uint8)
-        return _Image(file, nothing, nothing, (0, 0), " ".join(str(error).split()) or type(error).__name__)
+        return _Image(file, nothing, nothing, (0, 0), in_one_line(error))
     native = (image.height, image.width)
     image.thumbnail((VIEW, VIEW))
     return _Image(file, pixels, np.asarray(image), native)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from omniad.config import RunSettings
 from omniad.data.packs import IMAGENET_MEAN, IMAGENET_STD
 from omniad.errors import UserError
-from omniad.files import cannot_write
+from omniad.files import cannot_write, in_one_line
 from omniad.models import Method, load_model
 from omniad.models.anomaly_map import smooth
 from omniad.models.precision import arithmetic
@@ -77,8 +77,7 @@ def export(run_dir: str | Path, file: str | Path, format: Literal["onnx", "pt2"]
         except Exception as error:  # the exporters raise anything for a model they can't follow
             if isinstance(error.__cause__, OSError):
                 raise error.__cause__ from None
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{run_dir}: its model can't be made into a graph: {reason}") from error
+            raise UserError(f"{run_dir}: its model can't be made into a graph: {in_one_line(error)}") from error
         graph = read(temporary)
         difference = float(np.max([_difference(graph, images, expected) for images, expected in checks]))
         if not difference <= TOLERANCE:

@@ -20,6 +20,7 @@ from omniad.data.opening import BROKEN, read_header
 from omniad.data.pack_writer import make_pack
 from omniad.detector.tiles import Grid, scaled, scaled_size, size_problem
 from omniad.errors import UserError
+from omniad.files import in_one_line
 from omniad.parallel import in_order, usable_cores
 from omniad.wording import count
 
@@ -74,7 +75,7 @@ def write_tile_pack(run: RunSettings, tiles: TileSettings, index_csv: Path, inde
         try:
             return scaled(decode_image(Path(folder, image)), side, tiles.scale)
         except BROKEN as error:
-            raise UserError(f"{folder}/{image}: can't be read: {' '.join(str(error).split())}; remove it") from None
+            raise UserError(f"{folder}/{image}: can't be read: {in_one_line(error)}; remove it") from None
 
     def fill(growing: GrowingPack) -> None:
         done = np.searchsorted(np.cumsum(counts), growing.rows, "right")  # whole images

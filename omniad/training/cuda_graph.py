@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omniad.files import in_one_line
 from omniad.models import Method
 
 WARM_UP = 3  # steps before the recording: libraries choose their kernels, optimizers make their state
@@ -76,7 +77,7 @@ class GraphedStep:
             with _capturable(self.optimizers):
                 self._replay, self._results = self._record(lambda: self._step(self._batch, progress))
         except (RuntimeError, AssertionError) as error:
-            self.failure = " ".join(str(error).split())[:200]
+            self.failure = in_one_line(error)
             log.warning("training.cuda_graph: this step can't be recorded (%s); training without it", self.failure)
 
     def _current_rates(self) -> list[float]:
