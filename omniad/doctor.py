@@ -18,10 +18,10 @@ from omniad.data.folders import LeftOut
 from omniad.data.layouts import read_records
 from omniad.data.preflight import full_disks
 from omniad.data.remote import remote_files
-from omniad.data.weights import KNOWN_WEIGHTS, how_to_get, verified, weight_files, weights_paths
+from omniad.data.weights import KNOWN_WEIGHTS, files_by_place, how_to_get, verified, weights_paths
 from omniad.devices import count_gpus
 from omniad.errors import UserError
-from omniad.files import has_files
+from omniad.files import has_files, in_one_line
 
 PYTHON = (3, 11)
 EXTRAS = {  # of pyproject.toml -> the modules it brings, and what they are for
@@ -69,8 +69,7 @@ def _package(name: str) -> Finding:
     try:
         module = importlib.import_module(name)
     except Exception as error:  # a mismatched pair of torch and torchvision raises anything
-        reason = " ".join(str(error).split())[:120]
-        return Finding(name, "broken", f"{reason}: `pip install torch torchvision` brings a matching pair")
+        return Finding(name, "broken", f"{in_one_line(error)}: `pip install torch torchvision` brings a matching pair")
     return Finding(name, "ok", module.__version__)
 
 
@@ -167,7 +166,7 @@ def _how_to_get(name: str, source: SourceSettings) -> str:
 
 def _weights(settings: Settings) -> Iterator[Finding]:
     """Each file of weights that a configured run needs, found and verified."""
-    known = {file.path for file in weight_files(settings.data).values()}
+    known = files_by_place(settings.data)
     wanted: dict[Path, ModelSettings] = {}
     for model in [settings.model, *(run.model for run in _runs(settings))]:
         for path in weights_paths(model, settings.data):

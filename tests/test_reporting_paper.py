@@ -3,10 +3,10 @@
 import pytest
 from reporting_results import SEVEN
 
-from omniad.config import load_settings
+from omniad.config import PAPER_FOLDER, load_settings
 from omniad.data.counts import read_counts
 from omniad.errors import UserError
-from omniad.reporting.paper import CLASS_CELL, PAPER_FOLDER, PER_CLASS_FILE, Printed, read_paper
+from omniad.reporting.paper import CLASS_CELL, PER_CLASS_FILE, Printed, read_paper
 
 HEAD = "dataset,row,metric,value,note\n"
 # Rows times columns of the paper's tables; RLR prints 2 of its 8.

@@ -18,9 +18,9 @@ from reporting_results import (
     write_run,
 )
 
-from omniad.config import load_settings
+from omniad.config import PAPER_FOLDER, load_settings
 from omniad.reporting.complexity import write_complexity
-from omniad.reporting.paper import PAPER_FOLDER, read_paper
+from omniad.reporting.paper import read_paper
 from omniad.reporting.report import PAPER_VS_CODE, write_report
 from omniad.runs.targets import target_runs
 

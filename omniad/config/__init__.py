@@ -9,6 +9,7 @@ typo never trains the wrong model.
 from omniad.config.checking import Section, known, validate
 from omniad.config.reading import (
     CONFIG_FOLDER,
+    PAPER_FOLDER,
     check_settings,
     load_settings,
     merge,
@@ -38,6 +39,7 @@ from omniad.config.yaml_files import read_yaml
 
 __all__ = [
     "CONFIG_FOLDER",
+    "PAPER_FOLDER",
     "VARIANTS",
     "DataSettings",
     "DownloadSettings",

@@ -18,7 +18,7 @@ from omniad.data.download import unreachable
 from omniad.data.hub import missing_for_hub
 from omniad.data.packs import NOTE
 from omniad.data.remote import RemoteFile, remote_files
-from omniad.data.weights import missing_weights, weight_files, weights_paths
+from omniad.data.weights import files_by_place, missing_weights, weights_paths
 from omniad.errors import UserError
 from omniad.files import has_files
 
@@ -113,7 +113,7 @@ def _missing_library(run: RunSettings) -> list[str]:
 
 def _wanted_weights(run: RunSettings) -> list[_Wanted]:
     """A run's weights that are not there. Raises UserError for those that can't be fetched."""
-    known = {file.path: file for file in weight_files(run.data).values()}
+    known = files_by_place(run.data)
     absent = [path for path in weights_paths(run.model, run.data) if not path.is_file()]
     if any(path not in known for path in absent):
         raise UserError(missing_weights(run.model, run.data))

@@ -96,6 +96,11 @@ def weight_files(data: DataSettings) -> dict[str, RemoteFile]:
     return files
 
 
+def files_by_place(data: DataSettings) -> dict[Path, RemoteFile]:
+    """The same by where each file belongs."""
+    return {file.path: file for file in weight_files(data).values()}
+
+
 def name_hash(name: str) -> str:
     """The sha256 of a known weights file, or its first characters if its name tells them; "" when none is known."""
     found = HASH_IN_NAME.search(name)
@@ -147,8 +152,8 @@ def missing_weights(model: ModelSettings, data: DataSettings) -> str:
 
 def how_to_get(absent: Path, model: ModelSettings, data: DataSettings) -> str:
     """What is to be done about one file of a model's weights that is not there."""
-    if absent in {file.path for file in weight_files(data).values()}:
-        (url,) = weight_files(data)[absent.name].urls
+    if known := files_by_place(data).get(absent):
+        (url,) = known.urls
         return (
             f"weights {absent.name} are missing: `omniad fetch {absent.name}` fetches them from {url}; "
             f"or put the file at {absent}"

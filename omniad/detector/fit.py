@@ -30,7 +30,7 @@ from omniad.data.index import write_index
 from omniad.data.layouts import own
 from omniad.data.pack_writer import write_pack
 from omniad.data.packs import Pack, open_pack
-from omniad.data.weights import weight_files, weights_file, weights_paths
+from omniad.data.weights import files_by_place, weights_file, weights_paths
 from omniad.detector.announce import announce
 from omniad.detector.detector import Detector
 from omniad.detector.presets import DEFAULT, Chosen, choose
@@ -180,7 +180,7 @@ def get_weights(run: RunSettings) -> None:
     Raises:
         UserError: they can't be had (their address and place are told), or the file is not the one it should be.
     """
-    known = {file.path: file for file in weight_files(run.data).values()}
+    known = files_by_place(run.data)
     for path in weights_paths(run.model, run.data):
         if path in known and not path.is_file():
             file = known[path]

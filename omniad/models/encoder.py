@@ -21,8 +21,8 @@ from omniad.config import known
 from omniad.errors import UserError
 from omniad.files import reading
 
-# Encoder -> block, blocks in layers 1-3, width inside a bottleneck per 64 channels.
 SHOWN, LONGEST = 5, 120  # names of each kind of wrong entry in a message, and characters of one
+# Encoder -> block, blocks in layers 1-3, width inside a bottleneck per 64 channels.
 ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int], int]] = {
     "resnet18": (BasicBlock, (2, 2, 2), 64),
     "resnet34": (BasicBlock, (3, 4, 6), 64),

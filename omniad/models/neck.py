@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from omniad.models.encoder import initialise_convolutions
+
 
 class Neck(nn.Module):
     """Convolution blocks fuse the maps finest to coarsest; three ResNet bottlenecks halve the resolution once more.
@@ -33,9 +35,7 @@ class Neck(nn.Module):
             Bottleneck(out, planes, base_width=base_width),
         )
         self.project = nn.Conv2d(out, width, 1) if width != out else nn.Identity()  # to another decoder's width
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """[(B, c1, h, w), (B, c2, h/2, w/2), (B, c3, h/4, w/4)] -> (B, width, h/8, w/8)."""

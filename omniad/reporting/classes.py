@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omniad.config import Settings
+from omniad.config import PAPER_FOLDER, Settings
 from omniad.files import write_csv
 from omniad.reporting.cells import NOTHING, measured_text, signed
-from omniad.reporting.paper import CLASS_CELL, PAPER_FOLDER, PER_CLASS_FILE, Printed, read_paper
+from omniad.reporting.paper import CLASS_CELL, PER_CLASS_FILE, Printed, read_paper
 from omniad.reporting.seeds import Key, SeedMean, Summary, summarise
 from omniad.reporting.tables import DEFINITIONS, SHOWN
 from omniad.runs.finished import FinishedRun

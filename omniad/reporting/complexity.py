@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omniad.config import VARIANTS, Settings, run_settings
+from omniad.config import PAPER_FOLDER, VARIANTS, Settings, run_settings
 from omniad.errors import NotInstalled
 from omniad.files import read_csv, reading, write_csv
-from omniad.reporting.paper import PAPER_FOLDER, read_paper
+from omniad.reporting.paper import read_paper
 
 COLUMNS = ["table", "row", "variant", "parameters", "macs", "reported_parameters_m", "reported_flops_g", "note"]
 # The tables' name of a count -> its column here, and the number that is one of the table's units.

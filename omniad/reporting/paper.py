@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omniad.config import CONFIG_FOLDER
 from omniad.errors import UserError
 from omniad.files import in_one_line, read_text, reading
 
-PAPER_FOLDER = CONFIG_FOLDER / "paper"
 PER_CLASS_FILE = "per_class.csv"
 CELL = ("dataset", "row", "metric")
 CLASS_CELL = ("dataset", "row", "class", "metric")

@@ -10,9 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from omniad.config import VARIANTS, RowSettings, RunSettings, Settings, TableSettings, load_settings, run_settings
+from omniad.config import (
+    PAPER_FOLDER,
+    VARIANTS,
+    RowSettings,
+    RunSettings,
+    Settings,
+    TableSettings,
+    load_settings,
+    run_settings,
+)
 from omniad.reporting.complexity import COUNTS
-from omniad.reporting.paper import PAPER_FOLDER, PaperTable, Printed, read_paper
+from omniad.reporting.paper import PaperTable, Printed, read_paper
 from omniad.reporting.seeds import Key, RunKey, SeedMean, Summary, summarise
 from omniad.reporting.verdicts import Verdict, judge, judge_count, not_comparable
 from omniad.runs.finished import FinishedRun, differences

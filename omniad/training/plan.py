@@ -13,7 +13,7 @@ from omniad.config import RunSettings, Settings, run_settings
 from omniad.data.counts import class_counts
 from omniad.data.index import read_index
 from omniad.data.preflight import room
-from omniad.data.weights import weight_files, weights_paths
+from omniad.data.weights import files_by_place, weights_paths
 from omniad.models.any_encoder import make_encoder
 from omniad.models.checkpoint import METHODS, epochs_of
 from omniad.models.complexity import complexity
@@ -122,10 +122,10 @@ def _share_left(folder: Path) -> float:
 
 def _absent_weights(settings: Settings, runs: Iterable[PlannedRun]) -> dict[Path, int]:
     """Files of weights that are still to be fetched, and their bytes as far as they are known."""
-    known = {file.path: file.size for file in weight_files(settings.data).values()}
+    known = files_by_place(settings.data)
     models = [run_settings(settings, run.dataset, run.run).model for run in runs]
     wanted = {path for model in models for path in weights_paths(model, settings.data)}
-    return {path: known[path] for path in wanted if path in known and not path.is_file()}
+    return {path: known[path].size for path in wanted if path in known and not path.is_file()}
 
 
 def _weights(settings: Settings, run: PlannedRun) -> int:

@@ -2,7 +2,7 @@
 # Snakemake deletes those before it makes them; small stamps stand for them.
 from omniad.data.folders import folder_state
 from omniad.data.packs import PACK_VERSION
-from omniad.data.weights import weight_files, weights_paths
+from omniad.data.weights import files_by_place, weights_paths
 
 
 localrules:

@@ -1,6 +1,6 @@
 # Complexity, tables, figures and the report. Nothing here trains.
 import omniad
-from omniad.config import CONFIG_FOLDER
+from omniad.config import PAPER_FOLDER
 from omniad.runs.finished import evaluated_folders
 
 
@@ -23,7 +23,7 @@ def found_runs(wildcards):
 
 def reporting_digest():
     """Digest of the reporting code and the printed numbers: an edit there remakes the report, and only the report."""
-    folders = [Path(omniad.__file__).parent / "reporting", CONFIG_FOLDER / "paper"]
+    folders = [Path(omniad.__file__).parent / "reporting", PAPER_FOLDER]
     endings = (".py", ".j2", ".css", ".js", ".csv", ".yaml")
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in endings)
     return digest("".join(path.read_text(encoding="utf-8") for path in files))

@@ -11,7 +11,7 @@ def weights_input(wildcards):
         paths = weights_paths(model, settings.data)
     except UserError as error:
         raise WorkflowError(str(error)) from None
-    fetched = {file.path for file in weight_files(settings.data).values()}
+    fetched = files_by_place(settings.data)
     return [f"{PREPARED}/weights/{path.name}.json" for path in paths if path in fetched]
 
 

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from omniad.config import CONFIG_FOLDER, Section, Settings, known, read_yaml, validate
+from omniad.config import PAPER_FOLDER, Section, Settings, known, read_yaml, validate
 
-CLAIMS_FILE = CONFIG_FOLDER / "paper" / "claims.yaml"
+CLAIMS_FILE = PAPER_FOLDER / "claims.yaml"
 
 
 class Equal(Section):
