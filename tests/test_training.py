@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from omniad.evaluation.evaluate import evaluate
 from omniad.models import build_model, load_model
 from omniad.models.omniad import reconstruction_loss
 from omniad.training.compiling import compile_blocks
+from omniad.training.epoch_metrics import epoch_metrics
 from omniad.training.features import TrainingFeatures
 from omniad.training.loop import rate_factor
 from omniad.training.state import LATEST
@@ -137,6 +139,12 @@ def test_test_metrics_by_epoch_change_nothing(run, tmp_path):
     last = by_epoch.query("epoch == 4").merge(metrics, on=["metric", "definition"])
     assert len(last) == 2 * 8
     assert last["value_x"].tolist() == pytest.approx(last["value_y"].tolist(), rel=1e-6)
+
+
+def test_without_test_images_there_are_no_metrics_by_epoch(run):
+    pack = open_pack(run.pack_folder)
+    good = replace(pack, index=pack.index.assign(split="train"))
+    assert epoch_metrics(build_model(run.model), run, good, CPU, epoch=1) == []
 
 
 def test_a_loss_that_is_not_finite_tells_step_images_and_the_last_good_state(run, tmp_path):

@@ -24,8 +24,13 @@ from omniad.models import Method
 def epoch_metrics(
     model: Method, settings: RunSettings, pack: Pack, device: torch.device, epoch: int
 ) -> list[dict[str, Any]]:
-    """The means over classes after `epoch` epochs, fractions; as `omniad evaluate` computes them (its first draw)."""
+    """The means over classes after `epoch` epochs, fractions; as `omniad evaluate` computes them (its first draw).
+
+    None where there are no test images.
+    """
     test = pack.index.loc[pack.index["split"] == "test"]
+    if test.empty:
+        return []
     results, batches = [], Batches(settings.evaluation.batch_size, device)
     with _undisturbed(model, device):
         for _, rows in test.groupby("class"):
