@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import re
-import tempfile
+import secrets
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from omniad.errors import UserError
 
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # names of `tempfile`, as `atomic_write` asks for them
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # names that `atomic_write` writes to, and did once by `tempfile`
 REASON = 200  # characters of an error's text in a message, at most
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 MOST_TEXT = 2**28  # bytes of a text file that is read whole
@@ -33,15 +33,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
+        name = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
-        with os.fdopen(descriptor, mode, encoding=encoding, newline=newline) as file:
+        with name.open(mode.replace("w", "x"), encoding=encoding, newline=newline) as file:  # readable as any new file
+            temporary = name
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; a result should be readable as any other file
-        temporary.replace(path)
+        name.replace(path)
         temporary = None
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -160,9 +159,3 @@ def has_files(folder: str | Path) -> bool:
     """Whether a data set's folder holds anything: then it is used as it is."""
     folder = Path(folder)
     return folder.is_dir() and any(folder.iterdir())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

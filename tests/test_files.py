@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -48,6 +50,29 @@ def test_written_files_are_readable_as_others_are(tmp_path):
     with atomic_write(tmp_path / "atomic") as out:
         out.write("")
     assert (tmp_path / "atomic").stat().st_mode == plain.stat().st_mode
+
+
+def test_threads_that_write_leave_the_processs_umask_alone(tmp_path, monkeypatch):
+    """It is the whole process's: read by setting it, it may be lost where two threads do so at once."""
+    before, real = os.umask(0o027), os.umask
+
+    def slow(mask: int) -> int:
+        found = real(mask)
+        time.sleep(0.01)
+        return found
+
+    def write(number: int) -> None:
+        with atomic_write(tmp_path / str(number)) as out:
+            out.write("")
+
+    monkeypatch.setattr(os, "umask", slow)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write, range(8)))
+    finally:
+        after = real(before)
+    assert after == 0o027
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o640}
 
 
 def test_sha256_is_the_standard_one(tmp_path):
