@@ -115,6 +115,7 @@ def test_files_and_folders_are_found_once_and_in_order(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images in empty"):
         find_images(["empty"])
+    assert find_images("in/deep") == find_images(Path("in/deep")) == [Path("in/deep/c.tiff")]  # not letter by letter
 
 
 def test_names_tell_folders_apart_only_where_there_are_several():

@@ -103,9 +103,8 @@ class Detector:
         Raises:
             UserError: a file or folder does not exist; without `skipped` also when an image can't be read.
         """
-        places = [images] if isinstance(images, str | Path) else images
         left_out = LeftOut()
-        files = find_images(places, left_out=left_out)
+        files = find_images(images, left_out=left_out)
         for path, reason in left_out.odd.items():
             if skipped is None:
                 raise UserError(f"{path}: can't be read: {reason}")

@@ -16,7 +16,7 @@ MASKS = "in ground_truth/: masks"
 
 
 def find_images(
-    places: Iterable[str | Path], leave_out: Path | None = None, left_out: LeftOut | None = None
+    places: str | Path | Iterable[str | Path], leave_out: Path | None = None, left_out: LeftOut | None = None
 ) -> list[Path]:
     """The images among files and folders, these at any depth, in order and each once.
 
@@ -24,7 +24,7 @@ def find_images(
     layout do not, nor what an earlier `omniad predict` wrote. Nothing below `leave_out` is taken.
 
     Args:
-        places: files and folders.
+        places: files and folders, or one of them.
         leave_out: a folder; need not exist.
         left_out: takes what was passed over, and why.
 
@@ -32,7 +32,7 @@ def find_images(
         UserError: a place does not exist, or there is no image in any.
     """
     left_out = LeftOut() if left_out is None else left_out
-    places = [Path(place) for place in places]
+    places = [Path(place) for place in ([places] if isinstance(places, str | Path) else places)]
     if absent := [str(place) for place in places if not os.path.lexists(place)]:
         raise UserError(f"no such file or folder: {', '.join(absent)}")
     found: dict[str, Path] = {}

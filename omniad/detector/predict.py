@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 def predict(
     detector: Detector | str | Path,
-    images: Iterable[str | Path],
+    images: str | Path | Iterable[str | Path],
     out: str | Path | None = None,
     full_size: bool = False,
     each: Callable[[Row], None] | None = None,
