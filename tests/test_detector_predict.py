@@ -147,6 +147,8 @@ def test_one_image_as_json(run, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["verdict"] is None
     assert main(["predict", str(run), str(file)]) == 1
     assert "give --out DIR for the results, or --json" in capsys.readouterr().err
+    assert main(["predict", str(run), str(file), "--json", "--full-size"]) == 1
+    assert "--full-size writes files: give --out DIR, too" in capsys.readouterr().err
 
 
 def test_the_verdict_is_above_the_runs_threshold(run, tmp_path):

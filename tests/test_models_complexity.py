@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from omniad.cli import main
 from omniad.config import VARIANTS, ModelSettings, Settings, load_settings
 from omniad.errors import UserError
 from omniad.models import build_model
 from omniad.models.attention import Attention
 from omniad.models.complexity import complexity, complexity_by_part
-from omniad.reporting.complexity import complexity_rows
+from omniad.reporting.complexity import complexity_rows, read_complexity
 
 
 def released(**changes) -> ModelSettings:
@@ -55,6 +57,16 @@ def test_a_table_without_printed_numbers_is_counted():
     table5 = only("table5").tables["table5"].model_copy(update={"paper": ""})
     rows = complexity_rows(only("table5").model_copy(update={"tables": {"table5": table5}}))
     assert rows == complexity_rows(only("table5"))
+
+
+def test_counts_are_printed_and_written_where_both_are_asked_for(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("omniad.commands.models.project_settings", lambda: only("table5"))
+    assert main(["complexity", "--json", "--out", str(tmp_path / "counts.csv")]) == 0
+    printed = json.loads(capsys.readouterr().out)["rows"]
+    written = read_complexity(tmp_path / "counts.csv")
+    assert {(row["table"], row["row"], row["variant"]): row["macs"] / 1e9 for row in printed} == {
+        key: counts["FLOPs"] for key, counts in written.items()
+    }
 
 
 def test_a_method_whose_library_is_missing_is_left_out_and_told(monkeypatch, caplog):

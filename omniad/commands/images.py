@@ -26,6 +26,8 @@ def fit(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     if options.out is None and not options.json:
         raise UserError("give --out DIR for the results, or --json to print the scores")
+    if options.full_size and options.out is None:
+        raise UserError("--full-size writes files: give --out DIR, too")
     from omniad.detector.detector import Detector
     from omniad.detector.predict import Row, predict
 

@@ -21,13 +21,13 @@ def complexity(options: argparse.Namespace) -> None:
 
         write_resolutions(resolution_rows(settings), options.resolutions)
     rows = complexity_rows(settings)
-    if options.json:
-        print(json.dumps({"rows": rows}, indent=1))
-    elif options.out:
+    if options.out:
         from omniad.reporting.complexity import write_complexity
 
         write_complexity(rows, options.out)
-    else:
+    if options.json:
+        print(json.dumps({"rows": rows}, indent=1))
+    elif not options.out:
         _print_complexity(rows)
 
 
