@@ -69,6 +69,25 @@ def test_what_an_earlier_training_left_is_gone_before_a_new_one_starts(run, tmp_
     assert "evaluation" not in provenance(tmp_path)
 
 
+def test_what_was_measured_otherwise_than_the_settings_now_say_is_gone(run, tmp_path):
+    """A finished training is only written again, with the new settings; its metrics would be of the old ones."""
+    train(run, 0, tmp_path, CPU)
+    evaluate(tmp_path, CPU, keep_maps=True)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+
+    def again(**changes) -> set[str]:
+        evaluation = run.evaluation.model_copy(update=changes)
+        train(run.model_copy(update={"evaluation": evaluation}), 0, tmp_path, CPU)
+        return MEASURED & set(results(tmp_path))
+
+    assert again(batch_size=1) == MEASURED  # which changes no number
+    assert again(sigma=1.0) == set()
+    evaluate(tmp_path, CPU, keep_maps=True)
+    (tmp_path / "config.yaml").write_text("of: another version")
+    assert again(sigma=1.0) == set()
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+
+
 def test_weights_put_there_by_hand_are_measured_alone(run, tmp_path):
     for seed in (0, 1):
         train(run, seed, tmp_path / str(seed), CPU)

@@ -25,8 +25,16 @@ from omniad.models.encoder import load_weights
 from omniad.models.precision import arithmetic
 from omniad.runs.artifacts import write_history
 from omniad.runs.files import CONFIG, LOCK, MODEL, STATE
-from omniad.runs.provenance import commit, hardware, peak_memory_mib, save_run_settings, versions, write_provenance
-from omniad.runs.weights import remove_trained
+from omniad.runs.provenance import (
+    commit,
+    hardware,
+    load_run_settings,
+    peak_memory_mib,
+    save_run_settings,
+    versions,
+    write_provenance,
+)
+from omniad.runs.weights import remove_measured, remove_trained
 from omniad.training import TRAINING_VERSION
 from omniad.training.cost import refuse_plain_scan
 from omniad.training.loop import Training
@@ -74,6 +82,8 @@ def train(
         training = Training(model, settings, pack, seed, device, state, stop)
         if not training.is_finished:
             remove_trained(out)  # of earlier weights; before the settings are written, so that nothing is between two
+        elif _evaluated_otherwise(settings, out):
+            remove_measured(out)
         sweep(out)
         save_run_settings(settings, out)
         training.position.wall_s += time.monotonic() - clock
@@ -109,6 +119,14 @@ def _prepare_model(settings: RunSettings, seed: int, device: torch.device) -> tu
         model.load_start(start)
         weights |= {"start_file": start.name, "start_sha256": name_hash(start.name)}
     return model.to(device), weights
+
+
+def _evaluated_otherwise(settings: RunSettings, out: Path) -> bool:
+    """Whether what was measured in a finished run's folder is not what the settings would give, as far as it tells."""
+    try:
+        return load_run_settings(out).numbers()["evaluation"] != settings.numbers()["evaluation"]
+    except UserError:  # it is gone, as in the workflow, which also removes what was measured; or another version's
+        return (out / CONFIG).exists()
 
 
 @contextmanager
