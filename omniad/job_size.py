@@ -20,12 +20,18 @@ MAP_BYTES = 16  # of a pixel of an anomaly map: the map, its mask, what sorting 
 UNKNOWN_IMAGES = 5000  # of a split, for a data set without a table of counts
 OTHER_METHOD = 5.0  # cost of another method of Table I, in default models of Omni-AD
 DIAD, DIAD_GIB = 26.0, 32  # of DiAD, and its memory: it reads 7.7 GB of weights into a model of 5.7
+TRAINING_FREE = (
+    "padim",
+    "patch-memory",
+    "patchcore",
+)  # without steps; METHODS, which says so, imports torch
+PASSES = 3  # over the training images, which their preparation is worth
 SCAN = 0.03  # cost of a block's scan in MambaAD's first stage with the Triton kernel; twice that in each next stage
 
 
 def training_minutes(run: RunSettings, attempt: int = 1) -> int:
     """Time of one attempt at a training, minutes; each attempt gets as much again as the one before."""
-    seconds = TRAINING_S * run.training.epochs * images(run, "train") * relative_cost(run)
+    seconds = TRAINING_S * passes(run) * images(run, "train") * relative_cost(run)
     return attempt * (START_MINUTES + math.ceil(seconds / 60))
 
 
@@ -46,6 +52,11 @@ def memory_mb(run: RunSettings, attempt: int = 1) -> int:
     maps = MAP_BYTES * run.data.image_size**2 * _largest_class(run)
     process = DIAD_GIB if run.model.method == "diad" else MEMORY_GIB
     return min(attempt, 3) * math.ceil(1024 * process + maps / 1e6)
+
+
+def passes(run: RunSettings) -> int:
+    """How often a training goes over its images."""
+    return PASSES if run.model.method in TRAINING_FREE else run.training.epochs
 
 
 def images(run: RunSettings, split: str) -> int:

@@ -4,12 +4,16 @@ import pytest
 
 from omniad.config import load_settings, run_settings
 from omniad.job_size import (
+    START_MINUTES,
+    TRAINING_FREE,
+    TRAINING_S,
     evaluation_minutes,
     images,
     memory_mb,
     relative_cost,
     training_minutes,
 )
+from omniad.models.checkpoint import METHODS
 from omniad.models.complexity import complexity
 
 SETTINGS = load_settings()
@@ -53,6 +57,16 @@ def test_time_grows_with_epochs_images_and_attempt():
     assert 1.8 < minutes(epochs=1000) / minutes(epochs=500) < 2
     released = run_settings(SETTINGS, "visa", "released")
     assert evaluation_minutes(released) > evaluation_minutes(run_settings(SETTINGS, "visa", "default"))
+
+
+def test_a_method_without_steps_is_no_training_of_500_epochs():
+    """Its settings have epochs all the same: a preparation of minutes was planned, and reported, as days."""
+    assert set(TRAINING_FREE) == {name for name, method in METHODS.items() if method.training_free}
+    run = run_settings(SETTINGS, "mvtec", "patchcore")
+    assert run.training.epochs == 500
+    seconds = 60 * training_minutes(run) - 60 * START_MINUTES
+    one_pass = TRAINING_S * 3629 * relative_cost(run)
+    assert one_pass < seconds < 5 * one_pass
 
 
 def test_memory_grows_with_the_largest_class_and_the_attempt():

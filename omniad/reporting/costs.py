@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from omniad.config import RunSettings, Settings, run_settings
-from omniad.job_size import images, relative_cost
+from omniad.job_size import images, passes, relative_cost
 from omniad.reporting.missing import command
 from omniad.reporting.records import energy_joules, hardware
 from omniad.runs.finished import FinishedRun
@@ -87,7 +87,7 @@ def _estimate(wanted: RunSettings, runs: list[FinishedRun]) -> float | None:
 
 def _work(run: RunSettings) -> float:
     """How much there is to compute, in images of the default model."""
-    return run.training.epochs * images(run, "train") * relative_cost(run)
+    return passes(run) * images(run, "train") * relative_cost(run)
 
 
 def _total(run: FinishedRun) -> float | None:
