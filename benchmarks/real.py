@@ -9,7 +9,6 @@ above the tables: counts by config/counts/mvtec.csv, the rest by --note.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -17,9 +16,11 @@ from statistics import mean, stdev
 
 from detectors import SEVEN, Kind, Result, machine, measure
 
-from omniad.config import CONFIG_FOLDER, SourceSettings
+from omniad.config import PAPER_FOLDER, SourceSettings
+from omniad.data.counts import read_counts
 from omniad.data.folders import LeftOut
 from omniad.data.layouts import mvtec
+from omniad.reporting.paper import CLASS_CELL, PER_CLASS_FILE, Printed, read_paper
 
 KINDS = [Kind("fast: patch memory, Lite0"), Kind("PatchCore, Lite0", method="patchcore")]
 OTHERS = ("MambaAD", "RD4AD", "UniAD", "SimpleNet")  # whose values a class are shown
@@ -69,9 +70,8 @@ def head(options: argparse.Namespace, where: str, results: dict[str, list[Result
 def unofficial_counts(folder: Path) -> list[str]:
     """A sentence for each class with other numbers of images than the official ones."""
     official: Counter[tuple[str, str]] = Counter()
-    with (CONFIG_FOLDER / "counts" / "mvtec.csv").open(encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            official[line["class"], _kind(line["split"], line["defect"])] += int(line["images"])
+    for (class_, split, defect), images in (read_counts("mvtec", []) or {}).items():
+        official[class_, _kind(split, defect)] += images
     here = Counter(
         (record.class_, _kind(record.split, record.defect))
         for record in mvtec.read(SourceSettings(title="MVTec-AD", layout="mvtec", folder=str(folder)), LeftOut())
@@ -125,9 +125,9 @@ def tables(results: dict[str, list[Result]]) -> list[str]:
 def remarks(metric: str, classes: list[str]) -> list[str]:
     """What is known about printed values of this table."""
     found = {
-        f"{line['row']}: {line['note']}."
-        for line in _printed_lines()
-        if line["note"] and line["row"] in OTHERS and line["metric"] == metric and line["class"] in classes
+        f"{method}: {number.note}."
+        for (class_, method, of), number in _printed().items()
+        if number.note and method in OTHERS and of == metric and class_ in classes
     }
     return ["", " ".join(sorted(found))] if found else []
 
@@ -138,12 +138,13 @@ def spread(values: list[float]) -> str:
 
 def published() -> dict[tuple[str, str, str], str]:
     """(class, method, metric) -> the number as it is printed."""
-    return {(line["class"], line["row"], line["metric"]): line["value"] for line in _printed_lines()}
+    return {key: number.text for key, number in _printed().items()}
 
 
-def _printed_lines() -> list[dict[str, str]]:
-    with (CONFIG_FOLDER / "paper" / "per_class.csv").open(encoding="utf-8") as file:
-        return [line for line in csv.DictReader(file) if line["dataset"] == "mvtec"]
+def _printed() -> dict[tuple[str, str, str], Printed]:
+    """(class, method, metric) -> what is printed of MVTec-AD."""
+    numbers = read_paper(PAPER_FOLDER / PER_CLASS_FILE, CLASS_CELL)
+    return {(class_, row, metric): found for (of, row, class_, metric), found in numbers.items() if of == "mvtec"}
 
 
 def _mean_of(values: list[str]) -> str:
