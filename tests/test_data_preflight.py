@@ -81,6 +81,16 @@ def test_all_that_is_missing_is_told_at_once(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_runs_own_weights_and_textures_are_told_together(tmp_path):
+    run = run_settings(load_settings(), "mvtec", "destseg")
+    model = run.model.model_copy(update={"encoder_weights": str(tmp_path / "mine.pth")})
+    training = run.training.model_copy(update={"textures": str(tmp_path / "mine")})
+    run = run.model_copy(update={"model": model, "training": training})
+    told = r"2 things are missing(.|\n)*no file \S+mine\.pth(.|\n)*mine/ is missing or empty"
+    with pytest.raises(UserError, match=told):
+        preflight({}, [run], run.data)
+
+
 def test_a_folder_that_cannot_be_written_is_told(small_disk, monkeypatch):
     monkeypatch.setattr(preflighting, "unreachable", lambda url: "")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -61,11 +62,11 @@ def preflight(
             problems.append(str(error))
     for run in runs:
         problems += _missing_library(run)
-        try:
-            wanted += _wanted_weights(run)
-            wanted += _wanted_textures(run, downloads or {})
-        except UserError as error:
-            problems.append(str(error))
+        for wanted_of in (_wanted_weights, partial(_wanted_textures, downloads=downloads or {})):
+            try:
+                wanted += wanted_of(run)
+            except UserError as error:
+                problems.append(str(error))
     wanted = list(dict.fromkeys(wanted))
     silent = _silent_hosts(url for each in wanted for url in each.urls)
     for each in wanted:
