@@ -16,6 +16,7 @@ from reporting_results import paper_settings, write_examples, write_run
 from omniad.bundle import bundle, unbundle
 from omniad.cli import main
 from omniad.config import run_settings
+from omniad.detector.threshold import Threshold, write_threshold
 from omniad.errors import UserError
 from omniad.files import sha256_file
 from omniad.models import build_model, save_model
@@ -37,6 +38,7 @@ def run(tmp_path) -> Path:
     settings = paper_settings(tmp_path / "home", model=TINY.model.model_dump())
     save_run_settings(run_settings(settings, "mvtec", "default"), folder)
     save_model(build_model(TINY.model), TINY.model, folder / "model.safetensors")
+    write_threshold(folder, Threshold(0.5, 0.99, 3, 0.1, {}, sha256_file(folder / "model.safetensors")))
     (folder / "history.csv").write_text("epoch,loss\n1,2.5\n")
     np.savez(folder / "curves.npz", allow_pickle=False, **{"bottle/pro": np.zeros((2, 3), np.float32)})
     provenance = json.loads((folder / "provenance.json").read_text())
@@ -188,6 +190,7 @@ def inflated() -> bytes:
         (BASE + "curves.npz", npz(**{"a/pro": np.zeros((2, 0), np.float32)}), "no x and y of a curve"),
         (BASE + "curves.npz", npz(**{"a/pro": np.full((2, 3), np.nan, np.float32)}), r"not in \[0, 1\]"),
         (BASE + "examples/bottle.npz", empty_examples(), "images that are not square, empty"),
+        (BASE + "threshold.json", b'{"threshold": "high"}', "not a threshold of `omniad fit`"),
         (BASE + "model.safetensors", b"other weights", "not those that were evaluated"),
     ],
 )
