@@ -143,6 +143,21 @@ def test_without_data_all_that_is_missing_is_told_and_nothing_is_left(tmp_path, 
     assert not (tmp_path / "fresh" / "data").exists()
 
 
+def test_on_a_cpu_it_says_how_long_real_data_take(tmp_path, clone, monkeypatch):
+    """Before the first job, which here ends it: the data set's folder holds no images."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    fresh = shutil.copytree(clone, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", ".snakemake", ".venv"))
+    (fresh / "data/mvtec").mkdir(parents=True)
+    (fresh / "data/mvtec/readme.txt").touch()
+    small = {"method": "padim", "encoder": "resnet18", "encoder_width": 8, "encoder_weights": "random"}
+    overlay = {"datasets": ["mvtec"], "seeds": [0], "model": small, "sources": {"mvtec": {"folder": "data/mvtec"}}}
+    (fresh / "small.yaml").write_text(yaml.safe_dump(overlay))
+    weights = "results/runs/mvtec/default/seed0/model.safetensors"
+    output = snakemake(fresh, weights, "--configfile", "small.yaml", expect=1)
+    assert re.search(r"No GPU: 1 trainings run on the CPU, 1 at a time\. That takes about \d", output), output
+    assert "no <class>/train/good" in output
+
+
 @pytest.mark.parametrize(
     ("visible", "options", "places"), [(None, [], 2), ("1", [], 1), (None, ["--resources", "gpu=5"], 5)]
 )
@@ -236,3 +251,19 @@ class TestFinished:
         output = snakemake(finished, "report", *DEMO)
         assert set(jobs(output)) <= {"report"}
         assert "not run" in (finished / "results/demo/report.md").read_text()
+
+    def test_another_smoothing_evaluates_with_it_and_trains_nothing(self, finished):
+        """There and back again, so that the other tests find what they expect."""
+        run = "results/demo/runs/mvtec/tokens_16/seed0"
+        weights = (finished / run / "model.safetensors").read_bytes()
+        history = (finished / run / "history.csv").read_bytes()
+        change = finished / "smoothing.yaml"
+        change.write_text(yaml.safe_dump({"runs": {"tokens_16": {"evaluation": {"sigma": 1.0}}}}))
+        scores = []
+        for overlays, sigma in ((["smoothing.yaml"], 1.0), ([], 1.5)):
+            snakemake(finished, f"{run}/metrics.csv", *DEMO, *overlays)
+            assert yaml.safe_load((finished / run / "config.yaml").read_text())["evaluation"]["sigma"] == sigma
+            assert (finished / run / "model.safetensors").read_bytes() == weights
+            assert (finished / run / "history.csv").read_bytes() == history
+            scores.append((finished / run / "scores.csv").read_text())
+        assert scores[0] != scores[1]
