@@ -30,8 +30,8 @@ HEAD = """# Results on real images
 Made by `python benchmarks/real.py --data FOLDER` ({machine}).
 
 **Not the paper's protocol.** One detector was fitted to {classes} of MVTec-AD's {official} classes; the printed numbers
-are from models for all {official}. Our metrics are the exact ones; the printed ones use another definition (see the README).
-Ours are means over {seeds} seeds{spread}.
+are from models for all {official}. Our metrics are the exact ones; the printed ones use another definition (see the
+README). Ours are means over {seeds} seeds{spread}.
 """
 
 
