@@ -177,7 +177,7 @@ def inflated() -> bytes:
         (
             BASE + "metrics.csv",
             b"class,metric,definition,value,reason\na,mAD,exact,,no\nb,mAD,exact,0.7,\nmean,mAD,exact,0.7,\n",
-            "of its classes nan",
+            "of its classes is nan",
         ),
         (BASE + "scores.csv", b"image,class,label,score\na.png,a,1,nan\n", "nan is not finite"),
         (BASE + "curves.npz", npz(**{"a/pro": np.zeros((2, 0), np.float32)}), "no x and y for a curve"),
