@@ -29,7 +29,7 @@ def clone(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(clone) -> Path:
-    """That clone after table1 and table4 of the tiny demo; once the first run had begun, config/runs.yaml was edited."""
+    """That clone after table1 and table4 of the tiny demo; while it ran, config/runs.yaml was edited."""
     (clone / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     both = ("table1", "table4", "--cores", "all", "--resources", "gpu=2")  # two at a time, as `make demo`
     process = project_copy.start_snakemake(clone, *both, *DEMO)
