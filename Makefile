@@ -1,11 +1,11 @@
-# Each target makes the environment when it is missing.
+# Each target creates the environment if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.complete
 
 .PHONY: setup demo test test-slurm lint format clean-demo
 
-setup: $(SETUP)  ## the environment alone
+setup: $(SETUP)  ## only the environment
 
 demo: $(SETUP)  ## the whole paper in miniature: results/demo/report.md
 	@$(BIN)/snakemake all --cores all --resources gpu=2 --configfile config/demo.yaml
@@ -14,7 +14,7 @@ demo: $(SETUP)  ## the whole paper in miniature: results/demo/report.md
 test: $(SETUP)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST)
 
-test-slurm: $(SETUP)  ## on a real Slurm cluster, brought up for it on this machine (as root; installs slurm-wlm and munge)
+test-slurm: $(SETUP)  ## on a real Slurm cluster that it starts on this machine (as root; installs slurm-wlm and munge)
 	$(BIN)/python -m pytest tests/slurm -W default $(PYTEST)
 
 lint: $(SETUP)
@@ -31,7 +31,7 @@ format: $(SETUP)
 clean-demo:
 	rm -rf results/demo
 
-# The stamp is written last, so an interrupted installation is never mistaken for a whole one.
+# The stamp is written last, so an interrupted installation is never mistaken for a complete one.
 $(SETUP): requirements.lock pyproject.toml
 	@echo "Setting up .venv (about 5.3 GB; a minute or two) ..."
 	@if command -v uv >/dev/null 2>&1; then \

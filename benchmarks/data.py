@@ -55,7 +55,7 @@ def main() -> None:
 def rates(folder: Path) -> None:
     """Images per second, and processor time per image: a plain PIL loop in a process a core, and write_pack."""
     print(f"{CORES} cores, load of the machine {os.getloadavg()[0]:.1f}\n")
-    print("| images | to, pixels | PIL, images/s | pack, images/s | ratio | PIL, CPU ms | pack, CPU ms | ratio |")
+    print("| images | resized to | PIL, images/s | pack, images/s | ratio | PIL, CPU ms | pack, CPU ms | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     for name, source, size in _sources(folder):
         write_index(source, folder / "index.csv")

@@ -117,7 +117,7 @@ def of_tensors(folder: Path, detector: Detector) -> None:
         ways["exported, ONNX Runtime"] = lambda pixels: session.run(None, {"images": as_floats(pixels).numpy()})
         ways["exported, pt2"] = lambda pixels: program(as_floats(pixels))
     rng = np.random.default_rng(0)
-    print("| from pixels | latency of one image, ms | images/s, batches of 16 |")
+    print("| from pixels in memory | latency of one image, ms | images/s, batches of 16 |")
     print("|---|---|---|")
     one, many = (rng.integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8) for batch in (1, BATCH))
     singles, every_batch = ({name: [] for name in ways} for _ in range(2))

@@ -23,16 +23,16 @@ from omniad.data.layouts import mvtec
 from omniad.reporting.paper import CLASS_CELL, PER_CLASS_FILE, Printed, read_paper
 
 KINDS = [Kind("fast: patch memory, Lite0"), Kind("PatchCore, Lite0", method="patchcore")]
-OTHERS = ("MambaAD", "RD4AD", "UniAD", "SimpleNet")  # whose values a class are shown
+OTHERS = ("MambaAD", "RD4AD", "UniAD", "SimpleNet")  # methods whose printed values are shown
 OFFICIAL = 15  # classes
 
 HEAD = """# Results on real images
 
 Made by `python benchmarks/real.py --data FOLDER` ({machine}).
 
-**Not the paper's protocol.** {classes} of MVTec-AD's {official} classes are here, in one detector, which was fitted to
-these alone; the printed numbers are of models for all {official}. Metrics are the exact ones, printed ones are computed
-otherwise (see the README). Ours are means over {seeds} seeds{spread}.
+**Not the paper's protocol.** One detector was fitted to {classes} of MVTec-AD's {official} classes; the printed numbers
+are from models for all {official}. Our metrics are the exact ones; the printed ones use another definition (see the
+README). Ours are means over {seeds} seeds{spread}.
 """
 
 
@@ -40,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of classes in MVTec-AD's layout")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--note", nargs="*", default=[], help="what else differs, a sentence each")
-    parser.add_argument("--out", type=Path, help="the file to write; default: it is printed")
+    parser.add_argument("--note", nargs="*", default=[], help="further differences, one sentence each")
+    parser.add_argument("--out", type=Path, help="file to write; default: print it")
     options = parser.parse_args()
     where = machine()
     results: dict[str, list[Result]] = defaultdict(list)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def head(options: argparse.Namespace, where: str, results: dict[str, list[Result]]) -> str:
-    """What was measured, and what about it is not official."""
+    """What was measured, and how it differs from the official protocol."""
     classes = next(iter(results.values()))[0].metrics
     seeds = len(options.seeds)
     spread = ", with their standard deviation" if seeds > 1 else ""
@@ -93,7 +93,7 @@ def _kind(split: str, defect: str) -> str:
 
 
 def costs(results: dict[str, list[Result]]) -> str:
-    lines = ["## Costs", "", "| detector | fit | an image | size | peak memory |", "|---|---:|---:|---:|---:|"]
+    lines = ["## Costs", "", "| detector | fit | per image | size | peak memory |", "|---|---:|---:|---:|---:|"]
     for title, of in results.items():
         fit_s, image_ms = mean(each.fit_s for each in of), mean(each.image_ms for each in of)
         peak = max(each.peak_mb for each in of) / 1000
@@ -102,7 +102,7 @@ def costs(results: dict[str, list[Result]]) -> str:
 
 
 def tables(results: dict[str, list[Result]]) -> list[str]:
-    """A table for each metric: a line a class, ours and what others print."""
+    """A table for each metric, a line for each class: our numbers and those that others print."""
     printed = published()
     classes = list(next(iter(results.values()))[0].metrics)
     parts = ["## Per class"]
@@ -123,7 +123,7 @@ def tables(results: dict[str, list[Result]]) -> list[str]:
 
 
 def remarks(metric: str, classes: list[str]) -> list[str]:
-    """What is known about printed values of this table."""
+    """The notes on this table's printed values."""
     found = {
         f"{method}: {number.note}."
         for (class_, method, of), number in _printed().items()

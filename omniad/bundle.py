@@ -65,10 +65,10 @@ def bundle(run_dirs: Iterable[Path], out: Path) -> list[str]:
     for folder in run_dirs:
         name = _run_name(folder)
         if name in runs:
-            raise UserError(f"{folder}: is {name}, as {runs[name]} is; a bundle holds a run once")
+            raise UserError(f"{folder}: is the run {name}, as is {runs[name]}; name each run once")
         runs[name] = folder
     if not runs:
-        raise UserError("omniad bundle: no run folder is named")
+        raise UserError("omniad bundle: name at least one run folder")
     if not is_zip(out):  # `unbundle` would take it for a tar
         raise UserError(f"{out}: a bundle is a zip; name it {out.name}.zip")
     files = {f"runs/{name}/{part}": folder / part for name, folder in sorted(runs.items()) for part in _parts(folder)}
@@ -110,7 +110,7 @@ def _run_name(folder: Path) -> str:
     absent = [name for name in NEEDED if not (folder / name).is_file()]
     if absent:
         raise UserError(
-            f"{folder}: not a finished run: {', '.join(absent)} is missing; train it, then `omniad evaluate`"
+            f"{folder}: not a finished run: {', '.join(absent)} is missing; train it, then run `omniad evaluate`"
         )
     settings, facts = load_run_settings(folder), read_provenance(folder)
     if problem := measured_others(folder, facts, thorough=True):
@@ -121,7 +121,7 @@ def _run_name(folder: Path) -> str:
         seed = there.seed if there else folder.name
     name = f"{settings.dataset}/{settings.run}/seed{seed}"
     if not MEMBER.fullmatch(f"runs/{name}/{METRICS}"):
-        raise UserError(f"{folder}: '{name}' is no name of a run: its folder must be named seed<number>")
+        raise UserError(f"{folder}: '{name}' is not a run folder's name, which must be seed<number>")
     return name
 
 
@@ -138,7 +138,7 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 def _check_files(archive: Path, folder: Path) -> None:
     """Exactly the files that the manifest lists, all of kinds that a run has, each with its hash."""
-    with reading(archive, f"not a bundle of `omniad bundle`: no readable {MANIFEST}"):
+    with reading(archive, f"not made by `omniad bundle`: no readable {MANIFEST}"):
         if not (folder / MANIFEST).is_file():
             raise ValueError("it is not there")
         manifest = json.loads(read_text(folder / MANIFEST))
@@ -148,12 +148,17 @@ def _check_files(archive: Path, folder: Path) -> None:
     found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
     strange = sorted(name for name in found | set(listed) if not MEMBER.fullmatch(name))
     if strange:
-        raise UserError(f"{archive}: holds {shown(strange[0])}, which is no file of a run; nothing was kept")
+        raise UserError(f"{archive}: contains {shown(strange[0])}, which is not a file of a run; nothing was unpacked")
     if found != set(listed):
-        raise UserError(f"{archive}: {shown(min(found ^ set(listed)))} is not both listed and there; nothing was kept")
+        raise UserError(
+            f"{archive}: {shown(min(found ^ set(listed)))} is listed but missing, or there but not listed; "
+            "nothing was unpacked"
+        )
     for name, sha256 in listed.items():
         if sha256_file(folder / name) != sha256:
-            raise UserError(f"{archive}: '{name}' is not what was bundled (its sha256 differs); nothing was kept")
+            raise UserError(
+                f"{archive}: '{name}' was changed after bundling (its sha256 differs); nothing was unpacked"
+            )
 
 
 def _check_runs(archive: Path, folder: Path) -> None:
@@ -162,7 +167,7 @@ def _check_runs(archive: Path, folder: Path) -> None:
     names = {PurePosixPath(*file.relative_to(folder).parts[:4]) for file in folder.glob("runs/*/*/seed*/*")}
     complete = {PurePosixPath(run.folder.relative_to(folder).as_posix()) for run in runs}
     if names != complete or not runs:
-        raise UserError(f"{archive}: holds no finished run, or one without metrics; nothing was kept")
+        raise UserError(f"{archive}: contains no finished run, or one without metrics; nothing was unpacked")
     for run in runs:
         if (run.settings.dataset, run.settings.run) != (run.dataset, run.run):
             raise UserError(
@@ -175,7 +180,7 @@ def _check_runs(archive: Path, folder: Path) -> None:
         weights = run.folder / MODEL
         changed = recorded and weights.is_file() and sha256_file(weights) != recorded
         if changed or measured_others(run.folder, run.provenance, thorough=True):
-            raise UserError(f"{archive}: the weights of {run.dataset}/{run.run} are not those that were evaluated")
+            raise UserError(f"{archive}: the weights of {run.dataset}/{run.run} are not the ones that were evaluated")
         if weights.is_file():
             from omniad.models import load_model  # torch takes seconds, which the other refusals need not wait for
 
@@ -189,7 +194,7 @@ def _check_readable(run: FinishedRun) -> None:
     for file in example_files(run.folder):
         read_examples(file)
     read_epochs(run.folder, "exact")
-    with reading(run.folder / PROVENANCE, "not what `omniad train` writes; nothing was kept"):
+    with reading(run.folder / PROVENANCE, "not written by `omniad train`; nothing was unpacked"):
         record(run, run.folder)
         spent([run])
         versions([run])
@@ -207,7 +212,7 @@ def _move(folder: Path, results: Path) -> list[str]:
             not (place / part).is_file() or sha256_file(place / part) != sha256_file(run.folder / part)
             for part in _parts(run.folder)
         ):
-            raise UserError(f"{place}: another run is there; unbundle into another folder with --results")
+            raise UserError(f"{place}: already holds another run; choose another folder with --results")
     for name in new:
         place = results / "runs" / name
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def lock_first_free(names: Sequence[str], folder: Path | None = None, poll_s: fl
             _held.append(file)
             return position
         if not waiting:
-            log.info("All %d GPUs are in use by other omniad processes; waiting for one.", len(names))
+            log.info("All %d GPUs are in use by other omniad processes; waiting for one to become free.", len(names))
             waiting = True
         time.sleep(poll_s)
 

@@ -51,7 +51,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _disk(settings)
     yield _slurm()
     if not settings.sources:
-        yield Finding("data sets", "missing", "none are configured outside a checkout; your own images need none")
+        yield Finding("data sets", "missing", "none are configured outside a checkout, and your own images need none")
     for name, source in settings.sources.items():
         yield _data_set(name, source)
     yield from _weights(settings)
@@ -89,8 +89,8 @@ def _gpus() -> Iterator[Finding]:
         return
     if not torch.cuda.is_available():
         if count_gpus():
-            text = f"the driver sees a GPU, torch (built for CUDA {torch.version.cuda}) cannot use it: "
-            yield Finding("CUDA", "broken", text + "install a torch that fits the driver, see pytorch.org")
+            text = f"the driver sees a GPU, but torch (built for CUDA {torch.version.cuda}) can't use it: "
+            yield Finding("CUDA", "broken", text + "install a torch that matches the driver, see pytorch.org")
         else:
             text = "no GPU: a model of full size trains for days or weeks on a CPU, predicting takes some tenths of a"
             yield Finding("CUDA", "missing", text + " second an image; `make demo` and small models need none")
@@ -100,7 +100,7 @@ def _gpus() -> Iterator[Finding]:
         free, total = torch.cuda.mem_get_info(number)
         text = f"{torch.cuda.get_device_name(number)}: {free / GIB:.1f} of {total / GIB:.1f} GiB memory free"
         if free < total / 4:
-            yield Finding(f"GPU {number}", "missing", f"{text}: another process uses it, see nvidia-smi")
+            yield Finding(f"GPU {number}", "missing", f"{text}: in use by another process, see nvidia-smi")
         else:
             yield Finding(f"GPU {number}", "ok", text)
 
@@ -116,16 +116,22 @@ def _disk(settings: Settings) -> Finding:
 
 def _slurm() -> Finding:
     if not shutil.which("sbatch"):
-        return Finding("Slurm", "missing", "no sbatch here: `snakemake --cores all TARGET` uses this machine alone")
+        return Finding("Slurm", "missing", "no sbatch here: `snakemake --cores all TARGET` runs on this machine")
     command = ["sinfo", "--noheader", "--format=%P"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3)
         problem = answer.stderr.strip() if answer.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding("Slurm", "missing", f"its controller does not answer ({type(error).__name__}): ask who runs it")
+        return Finding(
+            "Slurm",
+            "missing",
+            f"its controller does not answer ({type(error).__name__}): ask the cluster's administrators",
+        )
     if problem:
         return Finding(
-            "Slurm", "missing", f"its controller does not answer ({problem.splitlines()[0]}): ask who runs it"
+            "Slurm",
+            "missing",
+            f"its controller does not answer ({problem.splitlines()[0]}): ask the cluster's administrators",
         )
     partitions = ", ".join(answer.stdout.split()) or "none"
     return Finding("Slurm", "ok", f"partitions {partitions}; `snakemake --profile slurm TARGET`")
@@ -142,13 +148,13 @@ def _data_set(name: str, source: SourceSettings) -> Finding:
         return Finding(source.title, "broken", str(error))
     found = f"{len(records):,} images in {source.folder}/"
     if expected is None:
-        return Finding(source.title, "ok", f"{found} (no table of counts to verify them with)")
+        return Finding(source.title, "ok", f"{found} (no table of counts to compare with)")
     wrong = differences(((record.class_, record.split, record.label, record.defect) for record in records), expected)
     if wrong:
         more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
-        told = f"{found}, not those published ({'; '.join(wrong[:3])}{more})"
+        told = f"{found}, which differs from what was published ({'; '.join(wrong[:3])}{more})"
         return Finding(source.title, "broken", f"{told}: extract it again")
-    return Finding(source.title, "ok", f"{found}, all that are published")
+    return Finding(source.title, "ok", f"{found}, as published")
 
 
 def _how_to_get(name: str, source: SourceSettings) -> str:

@@ -112,7 +112,7 @@ def read_csv(file: str | Path, columns: Iterable[str]) -> list[dict[str, str]]:
     found = []
     for row in rows:
         if None in row or None in row.values():
-            raise ValueError(f"line {rows.line_num} has not as many fields as the first")
+            raise ValueError(f"line {rows.line_num} does not have as many fields as the first")
         found.append(row)
     return found
 
@@ -145,7 +145,7 @@ def _no_formula(value: Any) -> Any:
 def cannot_write(path: Path, error: OSError) -> UserError:
     """The message for a write that the system refused."""
     return UserError(
-        f"{path}: cannot write: {error.strerror or error}; free some space or change the permissions, then try again"
+        f"{path}: cannot write: {error.strerror or error}; free some space or change permissions, then try again"
     )
 
 

@@ -72,13 +72,13 @@ def _locked_file(path: Path, file: Path) -> IO[str]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_there(file, handle):
-            raise HeldError(f"{path}: another process has just written it; run the command again")
+            raise HeldError(f"{path}: another process has just written to it; run the command again")
     except OSError as error:
         if not isinstance(error, BlockingIOError):
             if error.errno not in WITHOUT_LOCKS:
                 handle.close()
                 raise cannot_write(file, error) from None
-            log.warning("%s: its file system has no locks (flock); make sure that no second process writes there", path)
+            log.warning("%s: its file system has no locks (flock); make sure that only one process writes there", path)
             return handle
         holder = _holder(handle)
         handle.close()

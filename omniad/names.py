@@ -16,9 +16,9 @@ def name_problem(name: str) -> str:
     if not name:
         return "not be empty"
     if CONTROL.search(name):
-        return "not have control characters or what is not UTF-8"
+        return "not contain control characters or invalid UTF-8"
     if "/" in name or "\\" in name or name in (".", ".."):
-        return "be one name, without slashes: files are called by it"
+        return "be a single name without slashes, because files are named after it"
     if len(name.encode()) > MOST_BYTES:
         return f"have at most {MOST_BYTES} bytes"
     return ""

@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
     try:
         text = short.repr(value)
     except ValueError:  # a whole number of more digits than Python writes
-        text = "a number of thousands of digits"
+        text = "a number with thousands of digits"
     return cut(text)
 
 

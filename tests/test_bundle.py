@@ -84,14 +84,14 @@ def test_twice_is_once_and_another_run_in_the_place_is_kept(run, tmp_path):
     assert unbundle(tmp_path / "b.zip", tmp_path / "away") == []
     scores = tmp_path / "away/runs/mvtec/default/seed0/scores.csv"
     scores.write_text("mine")
-    with pytest.raises(UserError, match="another run is there"):
+    with pytest.raises(UserError, match="already holds another run"):
         unbundle(tmp_path / "b.zip", tmp_path / "away")
     assert scores.read_text() == "mine"
 
 
 def test_what_is_no_finished_run_is_told(run, tmp_path):
     (run / "metrics.csv").unlink()
-    with pytest.raises(UserError, match=r"metrics\.csv is missing; train it, then `omniad evaluate`"):
+    with pytest.raises(UserError, match=r"metrics\.csv is missing; train it, then run `omniad evaluate`"):
         bundle([run], tmp_path / "b.zip")
     assert not (tmp_path / "b.zip").exists()
 
@@ -102,7 +102,7 @@ def test_a_name_that_unbundle_would_not_take_is_refused(run, tmp_path):
 
 
 def test_one_run_twice_is_told(run, tmp_path):
-    with pytest.raises(UserError, match="holds a run once"):
+    with pytest.raises(UserError, match="name each run once"):
         bundle([run, run], tmp_path / "b.zip")
 
 
@@ -160,12 +160,12 @@ def inflated() -> bytes:
     [
         ("../outside.txt", b"", "a path outside its folder"),
         ("/etc/outside.txt", b"", "a path outside its folder"),
-        (BASE + "run.py", b"print()", "no file of a run"),
-        (BASE + "model.pt", b"", "no file of a run"),
+        (BASE + "run.py", b"print()", "not a file of a run"),
+        (BASE + "model.pt", b"", "not a file of a run"),
         (BASE + "examples/../../x.npz", b"", "a path outside its folder"),
-        (BASE + "examples/sub/x.npz", b"", "no file of a run"),
-        ("runs/mvtec/.hidden/seed0/metrics.csv", b"", "no file of a run"),
-        ("runs/mvtec/other/seed0/config.yaml", b"", "holds no finished run, or one without metrics"),
+        (BASE + "examples/sub/x.npz", b"", "not a file of a run"),
+        ("runs/mvtec/.hidden/seed0/metrics.csv", b"", "not a file of a run"),
+        ("runs/mvtec/other/seed0/config.yaml", b"", "contains no finished run, or one without metrics"),
         (BASE + "curves.npz", pickled(), r"curves\.npz: not written by `omniad evaluate`"),
         (BASE + "curves.npz", inflated(), r"curves\.npz: .*unpacks to 2 GiB"),
         (BASE + "config.yaml", b"!!python/object/apply:os.system [touch pwned]", "not valid YAML"),
@@ -179,19 +179,19 @@ def inflated() -> bytes:
         (
             BASE + "metrics.csv",
             b"class,metric,definition,value,reason\na,mAD,exact,0.5,\nb,mAD,exact,0.7,\nmean,mAD,exact,0.9,\n",
-            "the mean of mAD .exact. is 0.900000, but of its classes 0.600000",
+            "the mean of mAD .exact. is 0.900000, but the mean of its classes is 0.600000",
         ),
         (
             BASE + "metrics.csv",
             b"class,metric,definition,value,reason\na,mAD,exact,,no\nb,mAD,exact,0.7,\nmean,mAD,exact,0.7,\n",
-            "of its classes nan",
+            "of its classes is nan",
         ),
         (BASE + "scores.csv", b"image,class,label,score\na.png,a,1,nan\n", "nan is not finite"),
-        (BASE + "curves.npz", npz(**{"a/pro": np.zeros((2, 0), np.float32)}), "no x and y of a curve"),
+        (BASE + "curves.npz", npz(**{"a/pro": np.zeros((2, 0), np.float32)}), "no x and y for a curve"),
         (BASE + "curves.npz", npz(**{"a/pro": np.full((2, 3), np.nan, np.float32)}), r"not in \[0, 1\]"),
-        (BASE + "examples/bottle.npz", empty_examples(), "images that are not square, empty"),
-        (BASE + "threshold.json", b'{"threshold": "high"}', "not a threshold of `omniad fit`"),
-        (BASE + "model.safetensors", b"other weights", "not those that were evaluated"),
+        (BASE + "examples/bottle.npz", empty_examples(), "images that are empty, too large"),
+        (BASE + "threshold.json", b'{"threshold": "high"}', "not a threshold"),
+        (BASE + "model.safetensors", b"other weights", "not the ones that were evaluated"),
     ],
 )
 def test_a_hostile_bundle_is_refused_and_leaves_nothing(run, tmp_path, name, data, told):
@@ -211,13 +211,13 @@ def test_a_changed_byte_is_found(run, tmp_path):
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    with pytest.raises(UserError, match=r"scores\.csv' is not what was bundled"):
+    with pytest.raises(UserError, match=r"scores\.csv' was changed after bundling"):
         unbundle(tmp_path / "b.zip", tmp_path / "away")
     del files[BASE + "scores.csv"]
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    with pytest.raises(UserError, match="not both listed and there"):
+    with pytest.raises(UserError, match="is listed but missing, or there but not listed"):
         unbundle(tmp_path / "b.zip", tmp_path / "away")
 
 
@@ -254,7 +254,7 @@ def test_weights_are_opened_and_compared_with_the_configuration(run, tmp_path):
         del facts["model_sha256"]
         files[BASE + "provenance.json"] = json.dumps(facts).encode()
 
-    for change, told in ((other_weights, "not the model in model.safetensors"), (no_weights, "damaged, or not a file")):
+    for change, told in ((other_weights, "does not match the model in"), (no_weights, "damaged, or not a file")):
         with pytest.raises(UserError, match=told):
             unbundle(repack(run, tmp_path, change), tmp_path / "away")
     assert contents(tmp_path / "away") == {}

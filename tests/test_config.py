@@ -241,7 +241,7 @@ def test_overlays_may_follow_a_snapshot_and_not_precede_it(project):
     (project / "overlay.yaml").write_text("training: {learning_rate: 0.25}\n")
     files = project / "snapshot.yaml", project / "overlay.yaml"
     assert learning_rate(*files) == 0.25
-    with pytest.raises(UserError, match=r"snapshot\.yaml: a snapshot is a whole configuration: name it before"):
+    with pytest.raises(UserError, match=r"snapshot\.yaml: a snapshot is a complete configuration: name it before"):
         load_settings(*reversed(files))
 
 

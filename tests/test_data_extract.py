@@ -200,5 +200,5 @@ def test_an_archive_is_what_is_published_or_was_recorded(tmp_path):
 
 
 def test_a_name_too_long_for_the_disk_is_told(tmp_path):
-    with pytest.raises(UserError, match="a name too long for this disk"):
+    with pytest.raises(UserError, match="a name too long for this file system"):
         extract_source(tar(tmp_path, ("x" * 300, b"one")))

@@ -58,7 +58,7 @@ def test_litter_is_ignored_at_every_level(tmp_path, layout, caplog):
         litter(folder / place)
     found, told = index(folder, layout, caplog)
     assert found == before
-    assert f"hidden or foreign: {8 * 7} (" in told
+    assert f"hidden or system files: {8 * 7} (" in told
 
 
 def test_litter_beside_real_iads_labels(tmp_path, caplog):
@@ -89,10 +89,10 @@ def test_what_mvtecs_layout_does_not_read_is_counted_by_reason(tmp_path, caplog)
     for reason in (
         "of an unknown split: 2 (",
         "in a deeper folder: 1 (",
-        "without an image to this mask: 1 (",
+        "masks without an image: 1 (",
         "outside train/ and test/: 1 (",
         "in a folder without train/: 1 (",
-        "of another ending: 2 (",
+        "with another ending: 2 (",
     ):
         assert reason in told
     assert told.count("\n") == 1
@@ -111,7 +111,7 @@ def test_links_are_followed_and_circles_named(tmp_path, caplog):
     left_out = LeftOut()
     assert [path.name for path in images_in(folder, left_out)] == ["0.png", "1.png", "2.png", "3.png"]
     assert left_out.reasons["linked in a circle, or twice"] == 2
-    assert left_out.reasons["a link to nothing, or to itself"] == 1
+    assert left_out.reasons["a broken or circular link"] == 1
     (folder / "0.png").unlink()
     found, told = index(folder, "own", caplog)
     assert sorted(found) == ["good/1.png", "good/2.png", "good/3.png"]
@@ -137,7 +137,7 @@ def test_one_odd_file_ends_no_index(tmp_path, caplog):
     odd_files(folder)
     found, told = index(tmp_path / "set", "mvtec", caplog)
     assert [path for path in found if "train" in path] == ["nut/train/good/0.png", "nut/train/good/1.png"]
-    for reason in ("a FIFO: 1", "a socket: 1", "a device: 1", "a link to nothing, or to itself: 2", "not UTF-8"):
+    for reason in ("a FIFO: 1", "a socket: 1", "a device: 1", "a broken or circular link: 2", "not UTF-8"):
         assert reason in told
     assert "caf\\udce9.png" in told and "two\\nlines.png" in told  # and no terminal or log is confused
 
@@ -154,7 +154,7 @@ def test_a_fifo_that_a_list_names_does_not_hang(tmp_path):
     (folder / "split_csv").mkdir(parents=True)
     os.mkfifo(folder / "0.JPG")
     (folder / "split_csv/1cls.csv").write_text("object,split,label,image,mask\ncandle,train,normal,0.JPG,\n")
-    with pytest.raises(UserError, match=r"1 no plain file but a FIFO: 0\.JPG"):
+    with pytest.raises(UserError, match=r"1 not a regular file but a FIFO: 0\.JPG"):
         write_index(SourceSettings(title="Set", layout="visa", folder=str(folder)), tmp_path / "index.csv")
 
 
@@ -175,7 +175,7 @@ def test_what_predict_wrote_is_no_image_of_a_product(tmp_path):
     (tmp_path / "in/out/scores.csv").write_text("path,score,verdict,name\n")
     left_out = LeftOut()
     assert images_in(tmp_path / "in", left_out) == [tmp_path / "in/0.png"]
-    assert left_out.reasons["of an earlier predict"] == 1
+    assert left_out.reasons["written by an earlier predict"] == 1
     (tmp_path / "in/out/scores.csv").write_text("class,score\n")  # somebody else's
     assert len(images_in(tmp_path / "in", LeftOut())) == 2
 

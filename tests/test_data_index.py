@@ -136,10 +136,10 @@ class TestMvtec:
 
     def test_a_defect_in_the_training_set_is_refused(self, mvtec):
         image(mvtec / "nut/train/bent/000.png")
-        assert "the training set may hold nothing but train/good/" in problems(mvtec)
+        assert "the training set may contain only train/good/" in problems(mvtec)
 
     def test_a_folder_too_high_is_told(self, mvtec):
-        assert "is this the folder that holds the classes' folders?" in problems(mvtec.parent)
+        assert "is this the folder that contains the classes' folders?" in problems(mvtec.parent)
 
 
 class TestVisa:
@@ -153,7 +153,7 @@ class TestVisa:
         [
             ("candle,test,anomaly,candle/Data/Images/Anomaly/0000.JPG,", "line 5: an anomaly needs a mask"),
             ("candle,valid,normal,x.JPG,", "line 5: split must be train or test"),
-            ("candle,train,normal,candle/Data/Images/Normal/0001.JPG,", "named more than once: candle/Data"),
+            ("candle,train,normal,candle/Data/Images/Normal/0001.JPG,", "listed more than once: candle/Data"),
         ],
     )
     def test_a_wrong_line_is_named(self, visa, line, told):
@@ -189,7 +189,7 @@ def test_all_that_is_wrong_is_told_at_once_by_kind_and_path(mvtec):
     for part in (
         "1 empty: nut/train/good/000.png",
         "1 not readable as an image: nut/train/good/001.png",
-        "1 mask of another size than its image: nut/ground_truth/bent/9_mask.png (9x8, not 8x8)",
+        "1 mask with a different size than its image: nut/ground_truth/bent/9_mask.png (9x8, not 8x8)",
         "1 missing: nut/ground_truth/bent/10_mask.png",
         "1 more than 8 bits a channel, convert to 8: nut/test/good/000.png",
     ):
@@ -217,7 +217,7 @@ def test_every_difference_of_the_counts_is_listed_by_class_and_kind(mvtec, tmp_p
     )
     told = problems(mvtec, counts=str(table))
     assert (
-        "3 other numbers of images than expected: "
+        "3 unexpected numbers of images: "
         "bolt, train good: 0 instead of 7; nut, test bent: 2 instead of 1; nut, train good: 2 instead of 3" in told
     )
     table.write_text("class,split,defect,images\nnut,train,good,2\nnut,test,good,1\nnut,test,anomaly,2\n")
@@ -227,7 +227,7 @@ def test_every_difference_of_the_counts_is_listed_by_class_and_kind(mvtec, tmp_p
 def test_a_miniature_is_not_compared_with_the_real_counts(mvtec, tmp_path):
     assert len(indexed(mvtec, counts="mvtec", miniature=True)) == 5
     (tmp_path / "index.csv").unlink()
-    assert "other numbers of images than expected: bottle, test broken_large: 0 instead of 20;" in problems(
+    assert "unexpected numbers of images: bottle, test broken_large: 0 instead of 20;" in problems(
         mvtec, counts="mvtec"
     )
 
@@ -246,13 +246,13 @@ HEADER = "class,split,label,defect,image,mask\n"
         ("a,train,0,good,/etc/b.png,\n", "path '/etc/b.png': must lie inside"),
         ("a,test,1,bent,b.png,c/../../m.png\n", "path 'c/../../m.png': must lie inside"),
         ("a,train,0,good,,\n", "path '': must lie inside"),
-        ("../../up,train,0,good,b.png,\n", "class '../../up': must be one name, without slashes"),
-        ("/etc/x,train,0,good,b.png,\n", "class '/etc/x': must be one name"),
-        ("..,train,0,good,b.png,\n", "class '..': must be one name"),
+        ("../../up,train,0,good,b.png,\n", "class '../../up': must be a single name without slashes"),
+        ("/etc/x,train,0,good,b.png,\n", "class '/etc/x': must be a single name"),
+        ("..,train,0,good,b.png,\n", "class '..': must be a single name"),
         (",train,0,good,b.png,\n", "class '': must not be empty"),
-        ("a,test,1,../bent,b.png,\n", "defect '../bent': must be one name"),
-        ("mean,train,0,good,b.png,\n", "class 'mean': this name stands for the mean over classes"),
-        ('"a\0b",train,0,good,b.png,\n', "must not have control characters"),
+        ("a,test,1,../bent,b.png,\n", "defect '../bent': must be a single name"),
+        ("mean,train,0,good,b.png,\n", "class 'mean': this name is reserved for the mean over classes"),
+        ('"a\0b",train,0,good,b.png,\n', "must not contain control characters"),
     ],
 )
 def test_an_index_that_somebody_edited_is_checked_when_it_is_read(tmp_path, rows, told):

@@ -21,7 +21,7 @@ from omniad.errors import UserError
 
 LOGICAL = "logical_anomalies"
 LAYOUTS = {"ad_2": "mvtec_ad_2", "loco": "mvtec_loco"}
-UNLABELLED = "without labels, for `omniad predict` alone"
+UNLABELLED = "without labels, only for `omniad predict`"
 
 
 def image(file: Path, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> None:
@@ -127,12 +127,12 @@ class TestMvtecAd2:
 
     def test_a_mask_of_another_size_is_told(self, ad_2):
         region(ad_2 / "can/test_public/ground_truth/bad/000_shift_1_mask.png", slice(2), slice(2), size=(8, 6))
-        assert "mask of another size than its image: can/test_public/ground_truth" in problems(ad_2, "mvtec_ad_2")
+        assert "mask with a different size than its image: can/test_public/ground_truth" in problems(ad_2, "mvtec_ad_2")
 
     def test_the_validation_set_is_for_good_images(self, ad_2, caplog):
         image(ad_2 / "can/validation/bad/000_regular.png")
         assert indexed(ad_2, "mvtec_ad_2")["split"].tolist().count("validation") == 1
-        assert "of the validation set and not good: 1" in caplog.text
+        assert "in the validation set but not good: 1" in caplog.text
 
     def test_mvtec_ads_layout_is_not_this_one(self, ad_2):
         told = problems(ad_2, "mvtec")
@@ -198,15 +198,15 @@ class TestMvtecLoco:
         image(loco / f"box/test/{LOGICAL}/002.png")
         told = problems(loco, "mvtec_loco")
         assert f"1 not readable as an image: {named}/000/000.png." in told
-        assert f"1 mask of another size than its image: {named}/000/001.png (6x8, not 8x6)." in told
-        assert f"1 folder of masks without any: {named}/001." in told
+        assert f"1 mask with a different size than its image: {named}/000/001.png (6x8, not 8x6)." in told
+        assert f"1 mask folder without masks: {named}/001." in told
         assert f"1 missing: {named}/002." in told
 
     def test_a_broken_mask_is_named_by_the_pack(self, loco, tmp_path):
         indexed(loco, "mvtec_loco")
         file = loco / f"box/ground_truth/{LOGICAL}/000/001.png"
         file.write_bytes(file.read_bytes()[:-15])
-        with pytest.raises(UserError, match=rf"1 images can't be read: .*/{LOGICAL}/000 \(001.png: "):
+        with pytest.raises(UserError, match=rf"1 image can't be read: .*/{LOGICAL}/000 \(001.png: "):
             write_pack(source(loco, "mvtec_loco"), tmp_path / "index.csv", tmp_path / "8", 8)
 
     def test_what_lies_about_is_counted(self, loco, caplog):
@@ -217,16 +217,16 @@ class TestMvtecLoco:
         (truth / "000/notes.txt").touch()
         indexed(loco, "mvtec_loco")
         for told in (
-            f"without an image to this mask: 1 ({truth}/009)",
-            f"a mask outside an image's folder of masks: 1 ({truth}/000.png)",
+            f"masks without an image: 1 ({truth}/009)",
+            f"masks outside an image's folder of masks: 1 ({truth}/000.png)",
             f"in a deeper folder: 1 ({truth}/000/deep)",
-            f"of another ending: 2 ({loco}/box/defects_config.json, {truth}/000/notes.txt)",
+            f"with another ending: 2 ({loco}/box/defects_config.json, {truth}/000/notes.txt)",
         ):
             assert told in caplog.text
 
     def test_a_defect_in_the_training_set_is_refused(self, loco):
         image(loco / f"box/train/{LOGICAL}/000.png")
-        assert "the training set may hold nothing but train/good/" in problems(loco, "mvtec_loco")
+        assert "the training set may contain only train/good/" in problems(loco, "mvtec_loco")
 
     def test_mvtec_ads_layout_is_not_this_one(self, loco):
         assert problems(loco, "mvtec").endswith("set sources.<name>.layout to mvtec_loco")
@@ -236,7 +236,7 @@ class TestMvtecLoco:
         rows = ["box,train,good,2", "box,validation,good,2", "box,test,good,1", f"box,test,{LOGICAL},2"]
         table.write_text("\n".join(["class,split,defect,images", *rows, ""]))
         told = problems(loco, "mvtec_loco", counts=str(table))
-        assert "1 other numbers of images than expected: box, validation good: 1 instead of 2." in told
+        assert "1 unexpected numbers of images: box, validation good: 1 instead of 2." in told
 
 
 @pytest.mark.parametrize("one_class", [False, True])

@@ -92,7 +92,7 @@ def test_the_noise_of_a_lossy_format_is_told_and_read_at_the_middle(tmp_path, mo
     Image.fromarray(WHITE).convert(mode).save(tmp_path / "mask.jpg", quality=85)
     assert (np.asarray(Image.open(tmp_path / "mask.jpg").convert("L")) > 0).sum() > SHAPE.sum()  # there is noise
     defect, told = decode_mask(tmp_path / "mask.jpg")
-    assert told.endswith("levels, read at the middle")
+    assert told.endswith("grey levels, thresholded in the middle")
     np.testing.assert_array_equal(defect, SHAPE)
 
 
@@ -101,7 +101,7 @@ def test_a_soft_edge_is_told(tmp_path):
     soft[7, 10:45], soft[20, 10:45] = 100, 160
     Image.fromarray(soft).save(tmp_path / "mask.png")
     defect, told = decode_mask(tmp_path / "mask.png")
-    assert told == "4 levels, read at the middle"
+    assert told == "4 grey levels, thresholded in the middle"
     np.testing.assert_array_equal(defect, soft > 127)
     np.testing.assert_array_equal(decode_mask(tmp_path / "mask.png", numbered=True)[0], soft > 0)  # as VisA's authors
 
@@ -162,7 +162,7 @@ def test_a_mask_is_turned_with_its_image_or_refused(tmp_path, orientation):
         if orientation >= 5:  # height and width tell which
             np.testing.assert_array_equal(decode_mask(mask, image)[0], SHAPE)
         else:
-            with pytest.raises(ValueError, match="an EXIF turn, drawn on the stored or on the upright one"):
+            with pytest.raises(ValueError, match="orientation is unclear, because its image has an EXIF rotation"):
                 decode_mask(mask, image)
 
 
@@ -170,7 +170,7 @@ def test_a_square_image_leaves_open_how_its_mask_is_turned(tmp_path):
     square = WHITE[:, :H]
     save(tmp_path / "image.png", STORED[6](square), 6)
     save(tmp_path / "mask.png", square)
-    with pytest.raises(ValueError, match="an EXIF turn"):
+    with pytest.raises(ValueError, match="an EXIF rotation"):
         decode_mask(tmp_path / "mask.png", tmp_path / "image.png")
 
 
@@ -201,9 +201,9 @@ def test_index_and_pack_of_own_images_lay_the_mask_over_the_image(tmp_path):
 
 
 def test_the_index_names_masks_that_fit_neither_way(tmp_path):
-    with pytest.raises(UserError, match=r"1 mask of an image with an EXIF turn.*: ground_truth/bent/0_mask\.png"):
+    with pytest.raises(UserError, match=r"1 mask whose orientation is unclear.*: ground_truth/bent/0_mask\.png"):
         write_index(photographs(tmp_path / "a", orientation=3), tmp_path / "index.csv")
-    with pytest.raises(UserError, match=r"another size than its image: ground_truth/bent/0_mask\.png \(59x40, not"):
+    with pytest.raises(UserError, match=r"a different size than its image: ground_truth/bent/0_mask\.png \(59x40, not"):
         write_index(photographs(tmp_path / "b", mask=WHITE[:, 1:]), tmp_path / "index.csv")
 
 

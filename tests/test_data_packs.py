@@ -197,7 +197,7 @@ def test_what_a_stopped_call_did_is_kept_as_far_as_its_hashes_vouch_for_it(folde
 
 
 def test_a_worker_that_the_system_ends_is_told_and_the_work_goes_on(folder, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"the system ended a worker.*repeat to go on"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"the system killed a worker.*to continue"):
         patch.setattr(pack_writer, "read_masks", lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
         pack(folder)
     assert pack(folder).images.any(axis=(1, 2, 3)).all()
@@ -206,7 +206,7 @@ def test_a_worker_that_the_system_ends_is_told_and_the_work_goes_on(folder, monk
 def test_a_disk_without_room_is_told_before_the_work(folder, monkeypatch):
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(growing_pack.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(UserError, match=r"the pack needs 0\.0 GiB more and the disk has 0\.0"):
+    with pytest.raises(UserError, match=r"the pack needs 0\.0 GiB more, but only 0\.0 GiB are free"):
         pack(folder)
 
 
@@ -246,7 +246,7 @@ def test_kill_in_the_middle_then_the_same_command_ends_right(tmp_path, monkeypat
         [*command, "--config", "own.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
-    assert "going on after" in answer.stderr
+    assert "continuing after" in answer.stderr
     expected = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR))
     images = np.load(tmp_path / "64/images.npy")
     assert images.shape == (400, 64, 64, 3)

@@ -12,7 +12,7 @@ def test_weights_of_another_content_than_their_name_tells_are_refused(tmp_path):
     settings = load_settings()
     (tmp_path / "resnet34-43635321.pth").write_bytes(b"cut off")
     data = settings.data.model_copy(update={"weights": str(tmp_path)})
-    with pytest.raises(UserError, match=r"not the one of resnet34-43635321\.pth; remove it"):
+    with pytest.raises(UserError, match=r"not that of resnet34-43635321\.pth; remove it"):
         weights_file(settings.model, data)
 
 

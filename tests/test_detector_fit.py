@@ -208,7 +208,7 @@ def test_broken_images_are_all_named(tmp_path):
 def test_another_run_is_not_overwritten(tmp_path):
     run = make_run(tmp_path / "run")
     before = (run / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match="already holds the run 'untrained' on parts; name a new folder"):
+    with pytest.raises(UserError, match="already holds the run 'untrained' on parts; choose a new folder"):
         fit(write_images(tmp_path / "bolts", 4), run, epochs=1, settings=TINY)
     assert (run / "model.safetensors").read_bytes() == before
 

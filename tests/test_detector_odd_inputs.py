@@ -51,13 +51,13 @@ def test_each_odd_file_is_skipped_with_its_reason(run, tmp_path, capsys):
     write_image(folder / f"{'x' * 239}y.png", 5)
     assert main(["predict", str(run), str(folder), "--out", str(tmp_path / "out"), "--cpu"]) == 1
     told = capsys.readouterr().err
-    assert "omniad: 4 of 10 images can't be read and were skipped: " in told
+    assert "omniad: 4 of 10 images could not be read and were skipped: " in told
     skipped = {Path(row["path"]).name: row["reason"] for row in rows(tmp_path / "out/skipped.csv")}
     assert skipped == {
         "caf\\udce9.png": "whose name is not UTF-8 or has control characters",
-        "dangling.png": "a link to nothing, or to itself",
+        "dangling.png": "a broken or circular link",
         "fifo.png": "a FIFO",
-        "loop.png": "a link to nothing, or to itself",
+        "loop.png": "a broken or circular link",
     }
     done = rows(tmp_path / "out/scores.csv")
     assert {Path(row["path"]).name[:3] for row in done} == {"000", "001", "002", "3.p", "xxx"}
@@ -72,7 +72,7 @@ def test_odd_files_that_are_named_one_by_one(detector, tmp_path):
     folder = write_images(tmp_path, 1)
     os.mkfifo(folder / "fifo.png")
     (folder / "dangling.png").symlink_to("nowhere.png")
-    with pytest.raises(UserError, match=r"2 of 3 images can't be read .*no plain file but a FIFO"):
+    with pytest.raises(UserError, match=r"2 of 3 images could not be read .*not a regular file but a FIFO"):
         predict(detector, sorted(folder.glob("*.png")), tmp_path / "out")
     assert len(rows(tmp_path / "out/scores.csv")) == 1
 
@@ -136,7 +136,7 @@ def test_what_is_done_when_a_call_is_ended_stays(run, tmp_path, number, status):
     process.send_signal(number)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == status, told
-    assert "of 200 images; these are in" in told and "the same command starts anew" in told
+    assert "of 200 images; their results are in" in told and "The same command starts over" in told
     done = rows(scores)
     assert 5 <= len(done) < 200
     for row in done:
@@ -185,7 +185,7 @@ def test_an_image_with_too_many_pixels_is_refused_with_the_number_and_the_remedy
     assert main(["predict", str(run), str(tmp_path / "large.png"), "--json", "--cpu"]) == 1
     told = capsys.readouterr().err
     assert (
-        "too large: 20001x20000, 400 million pixels; at most 400 million are read: make it smaller, or cut it" in told
+        "too large: 20001x20000, 400 million pixels; at most 400 million are allowed: make it smaller, or cut" in told
     )
     monkeypatch.setattr(opening, "MOST_PIXELS", 10**9)
     header = opening.read_header(tmp_path / "large.png", turned=False)  # PIL's own limit is not in the way

@@ -181,7 +181,7 @@ def test_the_layout_of_mvtec_and_one_of_its_classes(tmp_path):
     [
         ([], "no images in it"),
         (["1.png"], r"has 1 good image\(s\); at least 2 are needed"),
-        (["1.png", "2.png", "old/3.png"], r"holds images and folders of images \(old\)"),
+        (["1.png", "2.png", "old/3.png"], r"contains both images and folders of images \(old\)"),
         (["bolt/1.png", "bolt/2.png", "nut/bad/1.png"], "nut: no good images; put them there, or into a folder named"),
     ],
 )

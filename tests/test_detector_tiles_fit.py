@@ -87,7 +87,7 @@ def test_a_method_that_trains_holds_whole_images_out(tmp_path):
     [
         (
             ["--tile", "64", "--overlap", "64"],
-            "the tiles' overlap must be at least 0 and below their side of 64",
+            "the tiles' overlap must be at least 0 and less than their side of 64",
         ),
         (["--tile", "64", "--overlap", "-1"], "'tiles.overlap' should be greater than or equal to 0, not -1"),
         (["--tile", "64", "--scale", "0"], "'tiles.scale' should be greater than 0, not 0.0"),
@@ -102,7 +102,7 @@ def test_a_method_that_trains_holds_whole_images_out(tmp_path):
             ["--tile", "64", "--scale", "0.5"],
             "0.png (45x50 pixels at scale 0.5, smaller than a tile of 64;",
         ),
-        (["--overlap", "16"], "an overlap and a scale are those of tiles: give the tiles' side, too (--tile 256)"),
+        (["--overlap", "16"], "--overlap and --scale need tiles: also give the tiles' side (--tile 256)"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
@@ -123,7 +123,7 @@ def test_fit_says_when_tiles_are_advisable(tmp_path, caplog):
     fit(tmp_path / "large", tmp_path / "one", settings=PATCHES)
     advice = (
         "Images of 300x200 pixels are shrunk to 64x64, where small defects can vanish: `--tile 64` cuts each into 54 "
-        "tiles instead; predict then takes 54 times as long and fit about 36 s on this CPU."
+        "tiles instead, but then predict takes 54 times as long and fit about 36 s on this CPU."
     )
     assert advice in caplog.text
     caplog.clear()

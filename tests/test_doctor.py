@@ -90,7 +90,7 @@ def test_weights_are_missing_then_not_the_right_ones_then_verified(settings, tmp
     file.parent.mkdir()
     file.write_bytes(b"something else")
     found = findings(settings)["weights"]
-    assert (found.state, "not the one of" in found.text) == ("broken", True)
+    assert (found.state, "not that of" in found.text) == ("broken", True)
     right = hashlib.sha256(b"something else").hexdigest()[:8]
     monkeypatch.setattr("omniad.data.weights.name_hash", lambda name: right)
     assert findings(settings)["weights"].state == "ok"

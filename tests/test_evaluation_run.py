@@ -255,12 +255,12 @@ def test_a_batch_too_large_for_the_memory_is_halved_for_good(settings, finished,
     folder = make_run(settings, tmp_path / "run")
     evaluate(folder, torch.device("cpu"))
     assert max(tried[1:]) == 2 and tried[0] == 4
-    assert "4 images at once do not fit into the memory of cpu; using 2" in caplog.text
+    assert "batches of 4 images do not fit in the memory of cpu; using 2" in caplog.text
     pd.testing.assert_frame_equal(
         pd.read_csv(folder / "scores.csv"), pd.read_csv(finished / "scores.csv"), check_exact=False, rtol=1e-5
     )
     monkeypatch.setattr(evaluation, "normalise", lambda images: limited(images, limit=0))
-    with pytest.raises(UserError, match="out of memory on cpu, even for one image"):
+    with pytest.raises(UserError, match="out of memory on cpu, even with one image"):
         evaluate(folder, torch.device("cpu"))
 
 

@@ -218,6 +218,6 @@ def test_a_latest_state_that_is_none_goes_back_to_the_one_before(run, tmp_path, 
         caplog.clear()
         found = StateFolder(folder, latest["fingerprint"]).load(lambda state: check_state(state, model))
         assert found is not None and found["position"]["step"] == previous["position"]["step"], name
-        assert "going back to the state before it" in caplog.text, name
+        assert "using the state before it" in caplog.text, name
     torch.save({"fingerprint": latest["fingerprint"], "model": "text"}, folder / "previous.pt")
     assert StateFolder(folder, latest["fingerprint"]).load(lambda state: check_state(state, model)) is None

@@ -56,7 +56,7 @@ def test_shapes(encoder, expansion, size):
 
 @pytest.mark.parametrize("size", [(32, 32), (100, 96)])
 def test_images_that_do_not_fit(size):
-    with pytest.raises(UserError, match="multiples of 32, and more than 32"):
+    with pytest.raises(UserError, match="multiples of 32 and larger than 32"):
         small()(torch.randn(1, 3, *size))
 
 

@@ -61,7 +61,7 @@ def test_print_stands_beside_each_class_where_there_is_some(settings, tmp_path):
     }  # fmt: skip
     assert shown["mvtec", "default"]["bottle"] == "98.7"
     assert shown["visa", "rd4ad"]["macaroni1"] == "60.0 (1.5)"
-    assert tables["mvtec", "mambaad"].about_print == "In brackets: what is printed of MambaAD."
+    assert tables["mvtec", "mambaad"].about_print == "In brackets: the printed numbers of MambaAD."
     assert "macaroni1, I-AP: a misprint, probably of 61.5." in tables["visa", "rd4ad"].about_print
     assert tables["mvtec", "default"].about_print == ""
     write_classes(tables["mvtec", "mambaad"], tmp_path / "classes.csv")

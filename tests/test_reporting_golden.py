@@ -169,9 +169,9 @@ def test_the_outcome_counts_each_number_once():
     assert result.judged == 15
     assert result.false_expected == pytest.approx(0.75)
     assert result.reasons("inconclusive") == {
-        "too few seeds; at the measured mean and deviation 4 to 14 would decide": 6,
+        "too few seeds; at the measured mean and deviation 4 to 14 would be enough": 6,
         "one seed has no spread": 3,
-        "not even 100 seeds would decide it, because the print is a single draw": 1,
+        "not even 100 seeds would decide it, because the printed number is a single draw": 1,
     }
     assert (result.equal_counts, len(result.counts)) == (3, 4)
     assert {(one.column, one.verdict.kind) for one in result.different if one in result.counts} == {

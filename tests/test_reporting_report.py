@@ -134,7 +134,7 @@ def test_the_beginning_says_what_was_run(miniature):
         "variant `equations`",
         "Epochs: 500.",
         "256 x 256 pixels.",
-        "Precision: fp32 on features of the encoder in half precision.",
+        "Precision: fp32 on half-precision encoder features.",
         "`resnet34`; `resnet18` in `resnet18`",
         "IMAGENET1K_V1, pretrained on ImageNet-1k",
         "Test CPU, 2 threads, no GPU",

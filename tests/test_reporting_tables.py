@@ -105,7 +105,7 @@ def test_what_was_not_run_says_so_and_names_the_command(tmp_path):
     ]
     config, extra = (
         f"--configfile {tmp_path}/results/config.yaml",
-        "`released` was not run; it would get its own lines.",
+        "`released` was not run; it gets its own lines.",
     )
     assert missing(settings, accuracies) == [
         f"Not run: `default` on MVTec-AD (seeds 0, 1, 2). To run it: `snakemake --cores all table2 {config}`",

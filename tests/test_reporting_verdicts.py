@@ -71,7 +71,7 @@ def test_where_the_print_itself_is_too_uncertain_no_number_of_seeds_helps():
     """The print's own draw has deviation 0.4, so the half-width never falls below 1.96 * 0.4 = 0.78."""
     verdict = judge(Printed("90.0"), SeedMean(90.1, 0.4, 3), MARGIN)
     assert (verdict.kind, verdict.seeds) == ("inconclusive", 0)
-    assert "print is a single draw" in verdict.reason
+    assert "printed number is a single draw" in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_margins_come_from_the_configuration(tmp_path):
     ("margins", "told"),
     [
         ({"mAD": 0.5}, r"'verdicts\.margins' must have a margin for each of I-AUROC, "),
-        (load_settings().verdicts.margins | {"P-XY": 0.5}, "and for nothing else"),
+        (load_settings().verdicts.margins | {"P-XY": 0.5}, "and no others"),
         (load_settings().verdicts.margins | {"mAD": 0.0}, r"'verdicts\.margins\.mAD' "),
     ],
 )

@@ -114,7 +114,7 @@ def test_weights_that_change_while_they_are_measured_give_no_metrics(run, tmp_pa
 
     monkeypatch.setattr("omniad.evaluation.evaluate.pick_examples", replace)
     monkeypatch.setattr("omniad.evaluation.evaluate.write_examples", lambda *arguments: None)
-    with pytest.raises(UserError, match="changed while it was measured"):
+    with pytest.raises(UserError, match="changed during the evaluation"):
         evaluate(tmp_path, CPU)
     assert not (tmp_path / "metrics.csv").exists()
     assert "evaluation" not in provenance(tmp_path)
@@ -156,7 +156,7 @@ def test_a_threshold_of_other_weights_is_refused_but_not_one_by_hand(run, tmp_pa
     write_threshold(tmp_path, Threshold(0.5, 0.99, 3, 0.1, {}, sha256))
     assert Detector(tmp_path, "cpu").threshold == 0.5
     write_threshold(tmp_path, Threshold(0.5, 0.99, 3, 0.1, {}, "0" * 64))
-    with pytest.raises(UserError, match="belongs to other weights; repeat `omniad fit`"):
+    with pytest.raises(UserError, match="belongs to other weights; run `omniad fit` again"):
         Detector(tmp_path, "cpu")
     by_hand = Detector(tmp_path, "cpu", threshold=2.0)
     assert (by_hand.threshold, by_hand.typical) == (2.0, None)

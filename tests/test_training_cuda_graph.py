@@ -80,7 +80,7 @@ def test_what_cannot_be_recorded_goes_on_without(caplog):
     assert step.failure == "operation not permitted when stream is capturing"
     assert caplog.messages == [
         "training.cuda_graph: this step can't be recorded (operation not permitted when stream is capturing); "
-        "training without it"
+        "training without a graph"
     ]
 
 
@@ -202,5 +202,7 @@ def test_it_is_off_on_a_cpu_and_told_where_steps_differ(run, caplog):
     assert caplog.messages == []
     differing = build_model(run.model.model_copy(update={"method": "destseg"}))
     assert not isinstance(make_step(differing, [], training, torch.device("cuda")), GraphedStep)
-    assert caplog.messages == ["training.cuda_graph: steps of destseg are not all alike; training without it"]
+    assert caplog.messages == [
+        "training.cuda_graph: the steps of destseg differ from each other; training without a graph"
+    ]
     assert isinstance(make_step(build_model(run.model), [], training, torch.device("cuda")), GraphedStep)

@@ -231,7 +231,7 @@ def test_a_state_of_other_settings_is_moved_aside(run, uninterrupted, tmp_path, 
             train(changed(run, learning_rate=0.005), 0, tmp_path, CPU)
     with caplog.at_level(logging.INFO):
         train(run, 0, tmp_path, CPU)
-    assert "training.learning_rate was 0.005, now 0.001; moved it to state-" in caplog.text
+    assert "training.learning_rate was 0.005, now 0.001; moving it to state-" in caplog.text
     assert len(list(tmp_path.glob("state-*/latest.pt"))) == 1
     assert_same(tmp_path, uninterrupted)
 

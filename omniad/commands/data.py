@@ -74,9 +74,9 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add_configured(
         "check",
         check,
-        "list everything that is missing before a run can start",
+        "list what is missing before a run can start",
         "--dataset mvtec",
-        reads="the configuration; checks that data sets and weights exist, addresses answer and the disk has room",
+        reads="the configuration; checks that data sets and weights exist, addresses respond and the disk has room",
         writes="nothing; prints what is missing and what to do about it",
     )
     sub.add_argument("--dataset", action="append", metavar="NAME", help="may be repeated; default: all")
@@ -87,7 +87,7 @@ def add_commands(commands: Commands) -> None:
             "fetch",
             fetch,
             "fetch and verify a data set's archives, or a file of encoder weights",
-            "the addresses, sizes and hashes in the configuration; files that are there already",
+            "the addresses, sizes and hashes in the configuration; files that are already there",
             "the archives at `archive`, the weights in data/weights/, each with a .json that records its origin",
         ),
         (
@@ -105,14 +105,14 @@ def add_commands(commands: Commands) -> None:
     sub = commands.add(
         "miniature",
         miniature,
-        "make a small data set in a real layout",
+        "make a small synthetic data set in a real one's layout",
         "--layout mvtec --folder mini/mvtec",
-        reads="nothing but photographs that ship with scikit-image",
+        reads="only photographs that ship with scikit-image",
         writes="images, masks and labels in FOLDER, laid out like the real data set",
     )
     sub.add_argument("--layout", required=True, choices=LAYOUTS, help="the data set to imitate")
     sub.add_argument("--folder", required=True, type=Path, help="created if missing; existing files are replaced")
-    sub.add_argument("--seed", type=int, default=0, help="of the images and defects (%(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the images and defects (%(default)s)")
 
     sub = commands.add_configured(
         "index",
@@ -120,7 +120,7 @@ def add_commands(commands: Commands) -> None:
         "list a data set's images, labels and masks",
         "--dataset mvtec --out data/prepared/mvtec/index.csv",
         reads="the data set's `folder`: names, labels, and the headers of all images and masks",
-        writes="a CSV, one row an image: class, split, label, defect, image, mask",
+        writes="a CSV, one row per image: class, split, label, defect, image, mask",
     )
     sub.add_argument("--dataset", required=True, metavar="NAME", help="a name from `sources` of the configuration")
     sub.add_argument("--out", required=True, type=Path, metavar="CSV", help="the index to write")
@@ -140,5 +140,5 @@ def add_commands(commands: Commands) -> None:
         required=True,
         type=Path,
         metavar="DIR",
-        help="a folder beside the index, named after its size",
+        help="the pack's folder: beside the index, named after the image size",
     )

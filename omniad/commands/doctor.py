@@ -24,8 +24,8 @@ def add_commands(commands: Commands) -> None:
     commands.add_configured(
         "doctor",
         doctor,
-        "report what this machine has, what it lacks, and what to do about that",
+        "report what this machine has, what is missing, and how to get it",
         "",
         reads="this machine: Python, packages, GPU, disk, Slurm; the data sets and weights of the configuration",
-        writes="nothing; a line each: ok, missing (not needed for everything), or broken (then the exit status is 1)",
+        writes="nothing; prints a line each: ok, missing (not needed for everything) or broken (exit status 1)",
     )

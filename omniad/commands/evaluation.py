@@ -29,7 +29,7 @@ def metrics(options: argparse.Namespace) -> None:
     else:
         print("\n".join(f"{name:8} {value:.6f}" for name, value in values.items()))
         if any(value != value for value in values.values()):
-            print("nan: undefined; a metric needs normal and anomalous images, or pixels", file=sys.stderr)
+            print("nan: undefined, because it needs both normal and anomalous images, or pixels", file=sys.stderr)
 
 
 def add_commands(commands: Commands) -> None:
@@ -39,10 +39,10 @@ def add_commands(commands: Commands) -> None:
         "score a run's test images and write its metrics",
         "results/runs/mvtec/default/seed0",
         reads="RUN_DIR/config.yaml and model.safetensors, and the packed data set they name",
-        writes="scores.csv, metrics.csv, curves.npz and examples/ in RUN_DIR; of a run on tiles also "
+        writes="scores.csv, metrics.csv, curves.npz and examples/ in RUN_DIR; for a run on tiles also "
         "metrics_full_size.csv",
     )
-    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a finished training")
+    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a finished training")
     sub.add_argument("--maps", action="store_true", help="also write all anomaly maps, float32, to RUN_DIR/maps/")
 
     sub = commands.add(
@@ -50,13 +50,13 @@ def add_commands(commands: Commands) -> None:
         metrics,
         "compute the seven metrics of one class",
         "maps.npy masks.npy --json",
-        reads="anomaly maps and masks of one class, and optionally its labels, as .npy files",
+        reads="anomaly maps and masks of one class, and optionally labels, as .npy files",
         writes="nothing; the metrics are printed, as fractions",
     )
     sub.add_argument("maps", type=Path, metavar="MAPS.npy", help="anomaly maps (N, H, W)")
     sub.add_argument("masks", type=Path, metavar="MASKS.npy", help="masks (N, H, W), anomalous where > 0")
-    sub.add_argument("--labels", type=Path, metavar="LABELS.npy", help="image labels (N,); else from the masks")
+    sub.add_argument("--labels", type=Path, metavar="LABELS.npy", help="image labels (N,); default: from the masks")
     sub.add_argument(
-        "--definition", choices=["exact", "published"], default="exact", help="of the metrics (%(default)s)"
+        "--definition", choices=["exact", "published"], default="exact", help="definition of the metrics (%(default)s)"
     )
     sub.add_argument("--json", action="store_true", help="print JSON")

@@ -68,9 +68,12 @@ def finite(text: str) -> float:
 def add_preset(sub: argparse.ArgumentParser, default: str | None) -> None:
     """`--preset` and `--method`."""
     sub.add_argument(
-        "--preset", choices=PRESETS, default=default, help=f"what the detector is made of (of fit: {DEFAULT})"
+        "--preset",
+        choices=PRESETS,
+        default=default,
+        help=f"the detector's encoder, method and settings (default of fit: {DEFAULT})",
     )
-    sub.add_argument("--method", default="", metavar="NAME", help="another method than the preset's own")
+    sub.add_argument("--method", default="", metavar="NAME", help="a method other than the preset's default")
 
 
 def add_commands(commands: Commands) -> None:
@@ -79,7 +82,7 @@ def add_commands(commands: Commands) -> None:
         fit,
         "make a detector from your own good images (rerun the same command to resume)",
         "bolts/good --out my_run",
-        reads="FOLDER: a product's good images, of several products, or laid out as MVTec-AD, AD 2 or LOCO AD; weights",
+        reads="FOLDER: good images of one product, or a folder per product, or MVTec-AD's, AD 2's or LOCO AD's layout",
         writes="RUN_DIR with config.yaml, model.safetensors, history.csv, provenance.json, threshold.json, prepared/",
     )
     sub.add_argument("folder", type=Path, metavar="FOLDER")
@@ -89,28 +92,36 @@ def add_commands(commands: Commands) -> None:
         "--epochs",
         type=positive,
         metavar="N",
-        help="of a method that trains; default: between 10 and 500, by the preset",
+        help="for methods that train; default: between 10 and 500, depending on the preset",
     )
     sub.add_argument(
-        "--quantile", type=float, default=0.99, help="share of the threshold's good images that score below it"
+        "--quantile",
+        type=float,
+        default=0.99,
+        help="share of the good images that must not exceed the threshold (%(default)s)",
     )
     sub.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="the encoder's; default: its package's, or the configured ones, fetched once",
+        help="file of encoder weights; default: those of its package, or the configured ones, fetched once",
     )
     sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument(
         "--tile",
         type=int,
         metavar="PIXELS",
-        help="cut images into tiles of this side, the model's input then, instead of resizing each to it",
+        help="cut images into tiles of this side instead of resizing them",
     )
     default = TileSettings()
-    sub.add_argument("--overlap", type=int, metavar="PIXELS", help=f"what tiles share (default: {default.overlap})")
     sub.add_argument(
-        "--scale", type=float, metavar="FACTOR", help=f"of images before they are cut (default: {default.scale:g})"
+        "--overlap", type=int, metavar="PIXELS", help=f"overlap of neighbouring tiles (default: {default.overlap})"
+    )
+    sub.add_argument(
+        "--scale",
+        type=float,
+        metavar="FACTOR",
+        help=f"scale the images before cutting them (default: {default.scale:g})",
     )
 
     sub = commands.add(
@@ -140,8 +151,8 @@ def add_commands(commands: Commands) -> None:
         "export the model as one graph, from image tensor to smoothed map and score",
         "my_run --format onnx --out detector.onnx",
         reads="RUN_DIR/config.yaml and model.safetensors",
-        writes="FILE: images (B, 3, S, S), RGB in [0, 1] -> maps (B, S, S), scores (B,); checked against PyTorch. Of a "
-        "run on tiles it takes tiles: docs/from-python.md shows how to cut them and to blend their maps",
+        writes="FILE: images (B, 3, S, S), RGB in [0, 1] -> maps (B, S, S), scores (B,); checked against PyTorch. For "
+        "a run on tiles the images are tiles: docs/from-python.md shows how to cut them and blend their maps",
     )
     sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     sub.add_argument("--format", required=True, choices=["onnx", "pt2"], help="pt2: for torch.export.load")

@@ -13,7 +13,7 @@ from omniad.errors import UserError
 
 def settings(options: argparse.Namespace) -> None:
     if options.method and not options.preset:
-        raise UserError("--method is one of a preset's: add --preset")
+        raise UserError("--method needs --preset")
     chosen = choose(options.preset, options.method, *options.config).settings if options.preset else None
     print(snapshot_text(chosen or load_settings(*options.config)), end="")
 

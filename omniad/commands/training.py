@@ -31,7 +31,7 @@ def plan(options: argparse.Namespace) -> None:
 
         device, busy = pick_device(), other_load()
         speed, plain_scan = measured_speed(device), plain_scan_speed(device)
-        note = ", while other programs use it: repeat when they have ended" if busy else ""
+        note = ", which is busy with other programs: repeat when it is idle" if busy else ""
         processor = f"this machine's {'CPU' if device.type == 'cpu' else 'GPU'} (measured over a few steps{note})"
     print(plan_text(options.target, plan_target(settings, options.target, speed, plain_scan), processor))
 
@@ -47,9 +47,15 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument("--dataset", required=True, metavar="NAME", help="a name from `sources` of the configuration")
     sub.add_argument("--run", required=True, metavar="NAME", help="a name from `runs` of the configuration")
-    sub.add_argument("--seed", required=True, type=seed, help="of the weights, the order of the images and the jitter")
     sub.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="the run folder; a training begun there is resumed"
+        "--seed", required=True, type=seed, help="seed of the weights, the order of the images and the jitter"
+    )
+    sub.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="the run folder; an interrupted training there is resumed",
     )
     sub.add_argument("--force", action="store_true", help="train MambaAD even where its scan takes days (no Triton)")
 

@@ -42,7 +42,7 @@ def load_settings(
         files = _project_files() + ([(under[0], dict(under[1]))] if under else []) + files
     for name, values in files[1:]:
         if is_snapshot(values):
-            raise UserError(f"{name}: a snapshot is a whole configuration: name it before all overlays")
+            raise UserError(f"{name}: a snapshot is a complete configuration: name it before any overlay")
     files += [("--config", command_line)] if command_line else []
     merged: dict[str, Any] = {}
     for _, values in files:

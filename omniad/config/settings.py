@@ -35,7 +35,7 @@ def _square(tokens: int) -> int:
 
 def _four(values: list) -> list:
     if len(values) != 4:
-        raise ValueError("must be four numbers, one a stage of the decoder")
+        raise ValueError("must be four numbers, one per stage of the decoder")
     return values
 
 
@@ -45,7 +45,7 @@ def _four_or_none(values: list) -> list:
 
 def _unique(values: list) -> list:
     if len(set(values)) != len(values):
-        raise ValueError("must not name anything twice")
+        raise ValueError("must not contain anything twice")
     return values
 
 
@@ -54,35 +54,41 @@ class DownloadSettings(Section):
 
     title: str = Field(description="name in tables and messages")
     folder: PathText = Field(description="the extracted data set (relative to the working folder)")
-    url: str = Field(default="", description="address of the archive, or the page where a person finds it")
+    url: str = Field(default="", description="address of the archive, or of the page that offers it")
     mirrors: list[str] = Field(default=[], description="further addresses of the same archive")
-    hub: str = Field(default="", description="its name on the Hugging Face hub, if it is fetched from there")
+    hub: str = Field(default="", description="repository on the Hugging Face hub, if it is fetched from there")
     archive: PathText = Field(
-        default="", description="where the archive belongs; a folder for several. Empty: no download"
+        default="", description="where to put the archive; a folder for several. Empty: no download"
     )
-    size_bytes: int = Field(default=0, ge=0, description="of the archive; with `hub` about, of all files; 0: unknown")
+    size_bytes: int = Field(
+        default=0, ge=0, description="of the archive; with `hub`, roughly, of all files; 0: unknown"
+    )
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$", description="of the archive; empty: not published")
-    licence: str = Field(default="", description="shown when it is fetched, and recorded")
+    licence: str = Field(default="", description="shown when the data set is fetched, and recorded")
 
 
 class SourceSettings(DownloadSettings):
     """Where one data set comes from and how it is read."""
 
     layout: Literal["mvtec", "mvtec_ad_2", "mvtec_loco", "visa", "realiad", "own"] = Field(
-        description="how its files are laid out; own: a person's own images, see omniad/data/layouts/own.py"
+        description="how its files are laid out; own: your own images, see omniad/data/layouts/own.py"
     )
-    counts: PathText = Field(default="", description="expected images: a table in config/counts/, or a CSV file's path")
-    note: str = Field(default="", description="what its numbers are, or are not; shown in the report")
+    counts: PathText = Field(
+        default="", description="expected numbers of images: a table in config/counts/, or the path of a CSV file"
+    )
+    note: str = Field(default="", description="how to read its numbers; shown in the report")
     classes: Annotated[list[Name], AfterValidator(_unique)] = Field(
-        default=[], description="which classes; empty: all (a `classes` at the top is that of all `datasets`)"
+        default=[], description="classes to use; empty: all (`classes` at the top level is for all `datasets`)"
     )
-    resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which of its versions")
-    views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(default=[], description="Real-IAD: which; empty: all")
+    resolution: Literal[256, 512, 1024] = Field(default=1024, description="Real-IAD: which version of the images")
+    views: list[Literal["C1", "C2", "C3", "C4", "C5"]] = Field(
+        default=[], description="Real-IAD: which views; empty: all"
+    )
     held_out: float = Field(
-        default=0.2, ge=0, lt=1, description="own: share of a product's good images that are kept for the threshold"
+        default=0.2, ge=0, lt=1, description="own: share of a product's good images held out for the threshold"
     )
     miniature: bool = Field(
-        default=False, description="made by `omniad miniature`; its accuracies compare with nothing"
+        default=False, description="made by `omniad miniature`; its accuracies are not comparable with anything"
     )
 
 
@@ -100,31 +106,34 @@ class DataSettings(Section):
 
 class ModelSettings(Section):
     method: MethodName = Field(
-        default="omni-ad", description="omni-ad, or another method of Table I; of the settings below it uses its own"
+        default="omni-ad", description="omni-ad, or another method; each uses only some of the settings below"
     )
     variant: Variant = Field(
         default="equations", description="the paper's equations, or what the authors' code computes"
     )
     encoder: Encoder = Field(
-        default="resnet34", description="frozen feature extractor (Table VII); not every method takes every one"
+        default="resnet34",
+        description="frozen feature extractor (Table VII); not every method works with every encoder",
     )
     encoder_width: Annotated[int, at_most(1024, MEMORY)] = Field(
         default=64,
         ge=8,
         multiple_of=8,
-        description="channels of the encoder's stem, if a ResNet; 64 is full size of any",
+        description="channels of a ResNet encoder's stem; 64 is the full size",
     )
     encoder_weights: PathText = Field(
         default="timm",
         description="timm (as released), imagenet (torchvision's; EfficientNet-Lite's), dinov2, random, or a file",
     )
     first_attention: Learnable = Field(default="q", description="what learnable tokens replace in the first attention")
-    second_attention: Learnable = Field(default="kv", description="the same for the second; skip leaves it out")
+    second_attention: Learnable = Field(
+        default="kv", description="the same in the second; skip leaves the attention out"
+    )
     tokens: Annotated[int, Field(ge=1), AfterValidator(_square), at_most(4096, MEMORY)] = Field(
         default=64, description="learnable tokens T"
     )
     heads: Annotated[int, at_most(1024, MEMORY)] = Field(default=8, ge=1, description="attention heads H")
-    branches: Branches = Field(default="both", description="both, or the global or the local branch alone (Table V)")
+    branches: Branches = Field(default="both", description="both, or only the global or the local branch (Table V)")
     depths: Annotated[list[Annotated[int, Field(ge=1), at_most(100, MEMORY)]], AfterValidator(_four)] = Field(
         default=[3, 9, 9, 7], description="Omni-blocks in each of the decoder's four stages, coarsest first"
     )
@@ -135,11 +144,11 @@ class ModelSettings(Section):
     )
     standardise: bool = Field(
         default=False,
-        description="each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
+        description="scale each channel of the encoder's maps to mean 0 and deviation 1 over the training images",
     )
-    memory: int = Field(default=20_000, ge=1, description="patches that a memory keeps (patchcore, patch-memory)")
+    memory: int = Field(default=20_000, ge=1, description="patches kept in the memory (patchcore, patch-memory)")
     candidates: int = Field(
-        default=200_000, ge=1, description="random patches of the training images that these are chosen from"
+        default=200_000, ge=1, description="random patches of the training images to choose them from"
     )
     jitter: float = Field(
         default=20.0,
@@ -147,7 +156,7 @@ class ModelSettings(Section):
         description="scale of the noise on the neck's output in training; 0 is off. Dinomaly: its bottleneck's dropout",
     )
     projection: Literal["random", "none"] = Field(
-        default="random", description="output projection of `released`: drawn anew at every call, or left out"
+        default="random", description="output projection of `released`: redrawn at every call, or left out"
     )
 
 
@@ -156,15 +165,17 @@ class TrainingSettings(Section):
     batch_size: Batch = Field(default=16, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's")
     weight_decay: float = Field(default=1e-4, ge=0, description="not on biases and other 1-D parameters")
-    decay_at: float = Field(default=0.8, gt=0, le=1, description="fraction of the epochs after which the rate drops")
+    decay_at: float = Field(
+        default=0.8, gt=0, le=1, description="fraction of the epochs after which the learning rate drops"
+    )
     decay_factor: float = Field(default=0.1, gt=0, le=1)
-    clip_norm: float = Field(default=5.0, ge=0, description="largest global gradient norm; 0 is off")
+    clip_norm: float = Field(default=5.0, ge=0, description="maximum global gradient norm; 0 is off")
     loss: Literal["mean", "eq6"] = Field(
         default="mean", description="mean squared error, or equation 6 as printed (not divided by the channels)"
     )
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         default="fp32",
-        description="of a training step; tf32 concerns GPUs only; the encoder always uses fp32",
+        description="of a training step; tf32 applies only to GPUs; the encoder always uses fp32",
     )
     compile: bool = Field(
         default=False, description="compile the decoder's blocks with torch.compile, if there is a compiler"
@@ -173,12 +184,12 @@ class TrainingSettings(Section):
         default=True, description="record a training step as a CUDA graph and replay it: fewer launches, same numbers"
     )
     textures: PathText = Field(
-        default="", description="DeSTSeg: folder of its defects' textures (DTD); empty: the batch's other images"
+        default="", description="DeSTSeg: folder of textures for its defects (DTD); empty: other images of the batch"
     )
     cache_gib: float = Field(
         default=40.0,
         ge=0,
-        description="the encoder's features are kept on disk up to this size, GiB; 0 computes them anew in every step",
+        description="keep the encoder's features on disk up to this size, GiB; 0 recomputes them in every step",
     )
     save_every_s: float = Field(
         default=300.0, ge=0, description="seconds between saves of the training's state; 0 saves after every step"
@@ -189,8 +200,8 @@ class TrainingSettings(Section):
 
 
 class EvaluationSettings(Section):
-    batch_size: Batch = Field(default=16, ge=1, description="images at once; halved where memory does not suffice")
-    sigma: Annotated[float, at_most(1000, "more leaves nothing of a map")] = Field(
+    batch_size: Batch = Field(default=16, ge=1, description="images per batch; halved when memory runs out")
+    sigma: Annotated[float, at_most(1000, "more blurs a map completely")] = Field(
         default=4.0, ge=0, description="of the Gaussian that smooths the anomaly map, pixels; 0 is off"
     )
 
@@ -202,7 +213,7 @@ class Change(Section):
     training: dict[str, Any] = Field(default={})
     evaluation: dict[str, Any] = Field(default={})
     unlike: str = Field(
-        default="", description="how it differs from the publication; the report gives the reason and no verdict"
+        default="", description="how it differs from the publication; the report shows this instead of a verdict"
     )
 
 
@@ -221,7 +232,7 @@ class Settings(Section):
     """The whole configuration: what `results/config.yaml` holds."""
 
     title: str = Field(default="Omni-AD: a reproduction", description="of the report")
-    results: MadePath = Field(default="results", description="folder of everything that is made")
+    results: MadePath = Field(default="results", description="folder of all results")
     datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_unique)] = Field(
         default=["mvtec", "visa", "realiad"], description="data sets to use"
     )
@@ -229,7 +240,7 @@ class Settings(Section):
         default=[0, 1, 2]
     )
     sources: dict[Name, SourceSettings] = Field(default={})
-    downloads: dict[Name, DownloadSettings] = Field(default={}, description="what else `omniad fetch` knows")
+    downloads: dict[Name, DownloadSettings] = Field(default={}, description="what else `omniad fetch` can fetch")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
@@ -243,9 +254,9 @@ class Settings(Section):
 class TileSettings(Section):
     """Images are cut into overlapping tiles of `data.image_size` pixels, which are not resized."""
 
-    overlap: int = Field(default=32, ge=0, description="pixels that a tile shares with the next; below its side")
-    scale: Annotated[float, at_most(16, "more shows nothing new")] = Field(
-        default=1.0, gt=0, description="of the image before it is cut; 1 is its own size"
+    overlap: int = Field(default=32, ge=0, description="pixels that neighbouring tiles share; less than a tile's side")
+    scale: Annotated[float, at_most(16, "larger scales show nothing new")] = Field(
+        default=1.0, gt=0, description="scale of the image before it is cut; 1 is its own size"
     )
 
 

@@ -16,26 +16,29 @@ Column = Literal[Metric, "parameters", "FLOPs"]
 class RowSettings(Section):
     label: str = Field(description="the paper's row, as in config/paper/")
     dataset: str = Field(default="mvtec")
-    run: str = Field(default="", description="empty: a row that is only printed")
-    group: str = Field(default="", description="which rows compare with each other, where not all of a data set do")
+    run: str = Field(default="", description="empty: the row shows only printed numbers")
+    group: str = Field(default="", description="rows are compared only within a group; empty: within the data set")
     target: str = Field(
-        default="", description="one of the table's `targets`, which trains its run in place of the table's own"
+        default="",
+        description="one of the table's `targets`, which trains this row's run instead of the table's own target",
     )
 
 
 class TableSettings(Section):
     title: str
-    paper: PathText = Field(default="", description="file in config/paper/ with what is printed; empty: nothing is")
-    columns: list[Column] = Field(description="metrics, parameters or FLOPs, as the paper orders them")
-    about: str = Field(default="", description="one or two sentences that stand before the table in the report")
+    paper: PathText = Field(
+        default="", description="file in config/paper/ with the printed numbers; empty: there are none"
+    )
+    columns: list[Column] = Field(description="metrics, parameters or FLOPs, in the paper's order")
+    about: str = Field(default="", description="one or two sentences above the table in the report")
     head: str = Field(default="Method", description="heading of the first column")
     judged: bool = Field(
         default=True,
-        description="whether what is measured is compared with what is printed; false: a table for context",
+        description="whether our numbers get verdicts against the printed ones; false: a table for context",
     )
-    extra_runs: list[str] = Field(default=[], description="shown below each row that has a run, where they were run")
+    extra_runs: list[str] = Field(default=[], description="if they were run, shown below each row that has a run")
     targets: list[Annotated[str, Field(pattern="^[a-z]\\w*$")]] = Field(
-        default=[], description="what single rows may name as their target"
+        default=[], description="targets that single rows may name"
     )
     rows: list[RowSettings]
 
@@ -44,7 +47,7 @@ class FigureSettings(Section):
     title: str
     run: str = "default"
     datasets: list[str] = Field(default=["mvtec", "visa"])
-    classes: Annotated[int, at_most(100, "more fit onto no page")] = Field(
+    classes: Annotated[int, at_most(100, "more do not fit on a page")] = Field(
         default=4, ge=1, description="classes shown per data set"
     )
 
@@ -63,7 +66,7 @@ MARGINS = {  # points; config/config.yaml gives the reasons
 
 def _each_metric(margins: dict[str, float]) -> dict[str, float]:
     if margins.keys() != MARGINS.keys():
-        raise ValueError(f"must have a margin for each of {', '.join(MARGINS)}, and for nothing else")
+        raise ValueError(f"must have a margin for each of {', '.join(MARGINS)}, and no others")
     return margins
 
 

@@ -37,9 +37,9 @@ def at_most(limit: int, reason: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-MEMORY = "more fits into no memory"
-LIFETIME = "more takes years"
+MEMORY = "more does not fit in memory"
+LIFETIME = "more would take years"
 Many = Annotated[int, at_most(1_000_000, LIFETIME)]  # steps or epochs
 Batch = Annotated[int, at_most(65_536, MEMORY)]
-Pixels = Annotated[int, at_most(4096, "features and maps of larger images fit into no memory; cut them into tiles")]
-Seed = Annotated[int, at_most(2**63 - 1, "the largest that PyTorch takes")]
+Pixels = Annotated[int, at_most(4096, "larger images do not fit in memory; cut them into tiles")]
+Seed = Annotated[int, at_most(2**63 - 1, "the largest that PyTorch accepts")]

@@ -55,7 +55,7 @@ def _check_growth(text: str) -> None:
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in open_groups):
-                raise ValueError(f"*{event.anchor[:80]} is part of what it stands for")
+                raise ValueError(f"*{event.anchor[:80]} contains itself")
             values += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             open_groups.append((event.anchor, values))
@@ -69,6 +69,6 @@ def _check_growth(text: str) -> None:
             if event.anchor is not None:
                 sizes[event.anchor] = 1
         if values > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values, counting each alias as what it stands for")
+            raise ValueError(f"more than {MOST_VALUES:,} values after expanding aliases")
         if len(open_groups) > DEEPEST:
             raise ValueError(f"more than {DEEPEST} groups within groups")

@@ -87,7 +87,7 @@ class _Member(tarfile.TarInfo):
         except BROKEN as error:
             raise Damaged(f"{error}, at byte {tarfile.offset:,} of the tar") from None
         if member.size < 0:
-            raise Damaged(f"{member.name[:80]!r} has a size below 0")
+            raise Damaged(f"{member.name[:80]!r} has a negative size")
         return member
 
     @classmethod
@@ -112,7 +112,7 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
             opened.members = []  # type: ignore[attr-defined]  (tarfile keeps all of them)
         while rest := read(opened.fileobj):  # type: ignore[arg-type]
             if rest.strip(b"\0"):
-                raise Damaged("more follows where it says that it ends")
+                raise Damaged("data follows after its end")
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def read_counts(name: str, views: Sequence[str]) -> Counts | None:
     file = Path(name) if name.endswith(".csv") else CONFIG_FOLDER / "counts" / f"{selected}.csv"
     if views and not file.is_file():
         return None
-    wrong = f"{file}: not a table of counts; its columns must be {','.join(COLUMNS)}, the last one of whole numbers"
+    wrong = f"{file}: not a table of counts; the columns must be {','.join(COLUMNS)}, the last with whole numbers"
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             reader = csv.DictReader(lines)
@@ -88,7 +88,7 @@ def read_counts(name: str, views: Sequence[str]) -> Counts | None:
                 raise UserError(wrong)
             return {(row["class"], row["split"], row["defect"]): int(row["images"]) for row in reader}
     except FileNotFoundError:
-        raise UserError(f"{file}: no such table of counts; name one of config/counts/ or a CSV file") from None
+        raise UserError(f"{file}: no such table of counts; name one in config/counts/ or a CSV file") from None
     except (ValueError, TypeError, csv.Error):
         raise UserError(wrong) from None
 

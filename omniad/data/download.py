@@ -139,7 +139,7 @@ def _start_and_total(response: requests.Response, have: int) -> tuple[int, int]:
     if response.status_code == 206 and have:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if not found or int(found[1]) != have:
-            raise _Refused("answers with another part than it was asked for")
+            raise _Refused("sent a different part than requested")
         return have, 0 if found[2] == "*" else int(found[2])
     if response.status_code == 200:  # the whole file: a server that knows no Range ignores it
         return 0, int(response.headers.get("Content-Length", 0))

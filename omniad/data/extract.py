@@ -103,7 +103,7 @@ def extract(archive: Path, target: Path, named: bool = False) -> None:
             inner.unlink()
     except Unwanted as problem:
         raise UserError(
-            f"{archive}: {problem}; nothing was extracted, do it by hand if you trust the archive"
+            f"{archive}: {problem}; nothing was extracted; do it by hand if you trust the archive"
         ) from None
     except Damaged as problem:
         raise UserError(f"{archive}: damaged or cut off ({problem}); remove it and fetch it again") from None
@@ -130,5 +130,5 @@ def _extract(archive: Path, target: Path, room: _Room) -> None:
             raise Unwanted(f"holds {name[:80]!r} twice") from None
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                raise Unwanted(f"holds {name[:80]!r}..., a name too long for this disk") from None
+                raise Unwanted(f"holds {name[:80]!r}..., a name too long for this file system") from None
             raise

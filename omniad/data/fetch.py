@@ -76,7 +76,7 @@ def fetch(file: RemoteFile) -> dict[str, Any]:
             origin = record.get("from", BY_HAND)
             sha256 = sha256_file(file.path)
             if problem := _mismatch(file, file.path, sha256, record):
-                raise UserError(f"{file.path}: {problem}; remove it to have it fetched again")
+                raise UserError(f"{file.path}: {problem}; remove it and fetch it again")
         else:
             origin, sha256 = _bring(file)
         facts = {"file": file.path.name, "bytes": file.path.stat().st_size, "sha256": sha256}
@@ -123,7 +123,7 @@ def _bring(file: RemoteFile) -> tuple[str, str]:
         log.info("%s: %s", file.title, problems[-1])
         if whole:  # else the wrong bytes may be another address's, and this one gets a try from the start
             urls.remove(url)
-    raise UserError(f"{file.title}: no address gave the right file: " + "; ".join(problems))
+    raise UserError(f"{file.title}: no address provided the right file: " + "; ".join(problems))
 
 
 def _mismatch(file: RemoteFile, place: Path, sha256: str, record: dict[str, Any]) -> str:

@@ -24,11 +24,11 @@ FOREIGN = {
 PREDICTED_HEADER = "path,score,verdict,name"  # the first line of the scores.csv that `omniad predict` writes
 PREDICTED_FOLDERS = ("maps", "overlays", "full_size_maps")  # its images and arrays, beside that file
 
-HIDDEN = "hidden or foreign"
-ENDING = "of another ending"
+HIDDEN = "hidden or system files"
+ENDING = "with another ending"
 DEEPER = "in a deeper folder"
 CIRCLE = "linked in a circle, or twice"
-EARLIER = "of an earlier predict"
+EARLIER = "written by an earlier predict"
 SHOWN = 3  # examples of each reason
 
 
@@ -125,7 +125,7 @@ def _odd(entry: os.DirEntry[str]) -> str:
             return ""
         return kind_of(entry.stat().st_mode)
     except OSError:  # of stat: a link whose target is not there, or is itself
-        return "a link to nothing, or to itself"
+        return "a broken or circular link"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

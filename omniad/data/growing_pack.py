@@ -74,7 +74,7 @@ class GrowingPack:
                 break
             self.digests.append(digest)
         if self.digests:
-            log.info("%s: going on after %d images", self.out_dir, min(self.rows, count))
+            log.info("%s: continuing after %d images", self.out_dir, min(self.rows, count))
 
     def _lengths(self) -> dict[str, int]:
         """Bytes of one row in each array."""
@@ -127,5 +127,5 @@ def _check_room(folder: Path, needed: int) -> None:
     if free < needed:
         needed_gib, free_gib = needed / 2**30, free / 2**30
         raise UserError(
-            f"{folder}: the pack needs {needed_gib:.1f} GiB more and the disk has {free_gib:.1f}; free space"
+            f"{folder}: the pack needs {needed_gib:.1f} GiB more, but only {free_gib:.1f} GiB are free; free some space"
         )

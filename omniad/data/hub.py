@@ -58,11 +58,11 @@ def fetch_from_hub(repository: str, name: str, path: Path) -> tuple[str, str]:
     except (HTTPError, OSError) as error:  # the first line only: more may quote the request
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{repository}: {name} could not be fetched: {reason}; repeat, or put the file at {path}"
+            f"{repository}: {name} could not be fetched: {reason}; try again, or put the file at {path}"
         ) from None
     sha256 = sha256_file(path)
     # The hub names a large file by its sha256, a small one by a shorter git hash.
     if len(published) == 64 and published != sha256:
         path.unlink()
-        raise UserError(f"{repository}: {name} came with sha256 {sha256} instead of {published}; repeat")
+        raise UserError(f"{repository}: {name} has sha256 {sha256} instead of {published}; try again")
     return url, sha256

@@ -30,7 +30,7 @@ from omniad.wording import count, shown
 
 COLUMNS = ["class", "split", "label", "defect", "image", "mask"]
 TEXT_COLUMNS = [column for column in COLUMNS if column != "label"]
-MEND = "Extract the data set again, or correct it by hand"
+MEND = "Extract the data set again, or fix it by hand"
 SHOWN = 20  # paths of one kind of problem in a message; all of them are in the file beside the index
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,7 @@ def write_index(source: SourceSettings, out_csv: Path) -> pd.DataFrame:
     records = sorted(found, key=lambda record: (record.class_, record.split, record.image))
     index = pd.DataFrame(records, columns=pd.Index(COLUMNS))
     if problem := _wrong_row(index):
-        raise UserError(
-            f"{source.title}: {folder}: {problem}; correct the data set's list of images, or rename the folder"
-        )
+        raise UserError(f"{source.title}: {folder}: {problem}; fix the data set's list of images, or rename the folder")
     report = out_csv.with_name("index-problems.txt")
     report.unlink(missing_ok=True)
     looked = look_at_files(folder, ((record.image, record.mask) for record in records), own=source.layout == "own")
@@ -109,7 +107,7 @@ def _files_note(index_csv: Path) -> Path:
 def _wrong_row(index: pd.DataFrame) -> str:
     """What no index may hold, whoever made it; "" when it is one."""
     if index.empty:
-        return "no rows: an index has at least one image"
+        return "it has no rows"
     for label in set(index["label"].unique().tolist()) - {0, 1}:
         return f"label {shown(label)}: must be 0 (normal) or 1 (anomalous)"
     for split in set(index["split"].unique().tolist()) - set(SPLITS):
@@ -119,7 +117,7 @@ def _wrong_row(index: pd.DataFrame) -> str:
             if problem := name_problem(name):
                 return f"{column} {shown(name)}: must {problem}"
     if MEAN in index["class"].unique():
-        return f"class '{MEAN}': this name stands for the mean over classes"
+        return f"class '{MEAN}': this name is reserved for the mean over classes"
     paths = chain(index["image"].tolist(), filter(None, index["mask"].tolist()))
     outside = next((path for path in paths if leaves_folder(path)), None)
     return "" if outside is None else f"path {shown(outside)}: must lie inside the data set's folder"
@@ -128,16 +126,16 @@ def _wrong_row(index: pd.DataFrame) -> str:
 def _problems(source: SourceSettings, index: pd.DataFrame, looked: Looked) -> Iterator[tuple[str, str]]:
     """Kind and path, or kind and count, of everything that is wrong."""
     for path in sorted(set(index["image"][index["image"].duplicated()])):
-        yield "named more than once", path
+        yield "listed more than once", path
     yield from looked.problems
     expected = expected_counts(source)
     if expected is None:
         if source.layout != "own":
-            log.info("%s: there is no table of counts to compare with", source.title)
+            log.info("%s: no table of counts to compare with", source.title)
         return
     images = index[["class", "split", "label", "defect"]].itertuples(index=False, name=None)
     for line in differences(images, expected):
-        yield "other numbers of images than expected", line
+        yield "unexpected numbers of images", line
 
 
 def _group(problems: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -158,4 +156,4 @@ def _tell(problems: dict[str, list[str]], folder: Path, report: Path) -> str:
         for kind, lines in problems.items()
     ]
     where = f" All of them are in {report}." if many else ""
-    return f"{folder}/ is not whole. " + ". ".join(told) + f".{where}"
+    return f"{folder}/ is incomplete or damaged. " + ". ".join(told) + f".{where}"

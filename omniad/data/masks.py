@@ -32,9 +32,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-OTHER_SIZE = "mask of another size than its image"
-UNKNOWN_TURN = "mask of an image with an EXIF turn, drawn on the stored or on the upright one: save both without EXIF"
-NO_MASKS = "folder of masks without any"
+OTHER_SIZE = "mask with a different size than its image"
+UNKNOWN_TURN = "mask whose orientation is unclear, because its image has an EXIF rotation: save both without EXIF"
+NO_MASKS = "mask folder without masks"
 MISREAD = "convert the mask to black (good) and white (defect)"
 
 
@@ -64,7 +64,7 @@ def decode_mask(
         except BROKEN as error:
             raise ValueError(f"{Path(region).name}: {error}") from error
     if len({region.shape for region in regions}) != 1:
-        raise ValueError("a folder of masks of different sizes" if regions else NO_MASKS)
+        raise ValueError("a folder with masks of different sizes" if regions else NO_MASKS)
     return np.logical_or.reduce(regions), ""
 
 
@@ -162,12 +162,12 @@ def _by_colours(mask: Image.Image, lossy: bool) -> tuple[np.ndarray, str]:
     colours = None if lossy else mask.getcolors(MOST_NUMBERS + 1)  # None: more than that
     if colours is not None and any(pixel.min() < pixel.max() for pixel in (np.array(colour) for _, colour in colours)):
         if len(colours) > 1 and (0, 0, 0) not in {colour for _, colour in colours}:
-            raise ValueError(f"colours without black, so that the ground can't be told from the defect; {MISREAD}")
+            raise ValueError(f"colours without black, so the background can't be told from the defect; {MISREAD}")
         return levels > 0, ""
     present = np.flatnonzero(np.bincount(levels.ravel(), minlength=256)).tolist()
     dark = pixels[levels == present[0]]
     if present[0] > 127 and not (dark == dark[:1]).all():
-        raise ValueError(f"colours on a light ground, which can't be told from the defect; {MISREAD}")
+        raise ValueError(f"colours on a light background, which can't be told from the defect; {MISREAD}")
     return _by_levels(levels, present, lossy)
 
 
@@ -189,6 +189,10 @@ def _by_levels(levels: np.ndarray, present: Sequence[float], lossy: bool) -> tup
     light, dark = int((levels > 0.75 * full).sum()), int((levels < 0.25 * full).sum())
     between = levels.size - light - dark
     if light == 0 or between > min(light, dark or light):
-        raise ValueError(f"{len(present)} levels from {low:g} to {high:g}, more grey than black and white; {MISREAD}")
-    told = "" if all(level in (0, full) for level in present) else f"{len(present)} levels, read at the middle"
+        raise ValueError(
+            f"{len(present)} levels from {low:g} to {high:g}, with more grey than black and white; {MISREAD}"
+        )
+    told = (
+        "" if all(level in (0, full) for level in present) else f"{len(present)} grey levels, thresholded in the middle"
+    )
     return levels > full / 2, told

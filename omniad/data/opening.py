@@ -124,7 +124,7 @@ def _open_plain(file: str | Path) -> tuple[int, os.stat_result]:
 def _check_kind(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else kind_of(status.st_mode)
-        raise Unfit(f"no plain file but {kind}")
+        raise Unfit(f"not a regular file but {kind}")
     if status.st_size == 0:
         raise Unfit("empty")
 
@@ -135,7 +135,7 @@ def _check_size(image: Image.Image) -> None:
         raise Unfit(
             "too large",
             f"{width}x{height}, {pixels / 1e6:,.0f} million pixels; at most {MOST_PIXELS / 1e6:,.0f} "
-            "million are read: make it smaller, or cut it into tiles",
+            "million are allowed: make it smaller, or cut it into tiles",
         )
 
 

@@ -73,7 +73,8 @@ def make_pack(index_csv: Path, out_dir: Path, rows: int, size: int, fill: Callab
             raise cannot_write(out_dir, error) from None
         except BrokenProcessPool:
             raise UserError(
-                f"{out_dir}: the system ended a worker, for want of memory perhaps; repeat to go on"
+                f"{out_dir}: the system killed a worker process, probably because memory ran out; "
+                "run the command again to continue"
             ) from None
         digest = hashlib.sha256(f"{content_sha256}{index_sha256}{size}".encode()).hexdigest()
         note = {"version": PACK_VERSION, "size": size, "images": rows}
@@ -107,8 +108,8 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> 
         shown = "; ".join(notes[:SHOWN]) + ("; ..." if notes[SHOWN:] else "")
         log.warning("%s: %s not two-level: %s", source.title, count(len(notes), "mask is", "masks are"), shown)
     if problems:
-        mend = "remove or replace them" if source.layout == "own" else "fetch them anew"
-        raise UserError(f"{len(problems)} images can't be read: {'; '.join(problems)}; {mend}")
+        mend = "remove or replace them" if source.layout == "own" else "fetch them again"
+        raise UserError(f"{count(len(problems), 'image')} can't be read: {'; '.join(problems)}; {mend}")
 
 
 def _begin(growing: GrowingPack, paths: list[tuple[str, str]], source: SourceSettings) -> None:

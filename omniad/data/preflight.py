@@ -80,8 +80,8 @@ def preflight(
         count = "1 thing is" if len(problems) == 1 else f"{len(problems)} things are"
         raise UserError(
             f"{count} missing; nothing was started.{listed}\n"
-            "  `snakemake ... --config datasets='[mvtec]'` runs with the data sets you name.\n"
-            "  `make demo` needs none of them: it runs the whole paper in miniature on embedded data."
+            "  `snakemake ... --config datasets='[mvtec]'` runs only with the data sets you name.\n"
+            "  `make demo` needs none of this: it runs the whole paper in miniature on synthetic data."
         )
 
 
@@ -109,7 +109,7 @@ def _missing_library(run: RunSettings) -> list[str]:
     library = LIBRARIES.get(run.model.method)
     if library is None or importlib.util.find_spec(library):
         return []
-    return [f"the library {library}, which {run.run} needs: python -m pip install 'omniad[{run.model.method}]'"]
+    return [f"the library {library}, which run {run.run} needs: python -m pip install 'omniad[{run.model.method}]'"]
 
 
 def _wanted_weights(run: RunSettings) -> list[_Wanted]:
@@ -174,8 +174,8 @@ def full_disks(sources: Mapping[str, SourceSettings], data: DataSettings) -> lis
         if free < needed:
             problems.append(
                 f"room on the disk of {places[device].absolute()}: archives, extracted files and packs need about "
-                f"{needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free. Free some, or set sources.<name>.folder, "
-                "sources.<name>.archive or data.prepared to another disk"
+                f"{needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free. Free some space, or set "
+                "sources.<name>.folder, sources.<name>.archive or data.prepared to another disk"
             )
     return list(dict.fromkeys(problems))
 

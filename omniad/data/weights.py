@@ -192,7 +192,7 @@ def verified(path: Path, model: ModelSettings) -> Path:
     packaged, sha256 = _packaged(model), weights_hash(path)
     if not sha256.startswith(packaged.sha256 if packaged else name_hash(path.name)):
         again = f"reinstall {packaged.package}" if packaged else "fetch it again"
-        raise UserError(f"{path}: has sha256 {sha256}, not the one of {path.name}; remove it and {again}")
+        raise UserError(f"{path}: has sha256 {sha256}, not that of {path.name}; remove it and {again}")
     return path
 
 

@@ -40,11 +40,11 @@ def announce(run: RunSettings, index: pd.DataFrame, pack: Pack, about: str, on_c
     if on_cpu:
         time = _time(run, rows, scored * rows // images)
     else:
-        time = "how long it takes is told after the first epoch" if epochs else "minutes at most on this GPU"
+        time = "an estimate of the time follows after the first epoch" if epochs else "at most minutes on this GPU"
     of = f"{count(products, 'product')}{f' in {rows:,} tiles' if run.tiles else ''}"
     log.info("%s: %d good images of %s%s%s: %s", about[0].upper() + about[1:], images, of, _kept(index), steps, time)
     if run.model.method == choose(DEFAULT).settings.model.method:
-        log.info("(The paper's model, which trains for longer: `--preset paper`.)")
+        log.info("(`--preset paper` is the paper's model, which takes longer to train.)")
     if not run.tiles:
         _advise_tiles(run, index, scored, on_cpu)
 
@@ -71,7 +71,7 @@ def _advise_tiles(run: RunSettings, index: pd.DataFrame, scored: int, on_cpu: bo
     time = f" and fit {_time(run, number * len(images), number * scored)}" if longer else ""
     log.info(
         f"Images of {width}x{height} pixels are shrunk to {side}x{side}, where small defects can vanish: `--tile "
-        f"{side}` cuts each into {number} tiles instead; predict then takes {number} times as long{time}."
+        f"{side}` cuts each into {number} tiles instead, but then predict takes {number} times as long{time}."
     )
 
 

@@ -80,7 +80,7 @@ class Detector:
         if kept and of_other_weights(kept, self.run_dir):
             if threshold is None:
                 raise UserError(
-                    f"{self.run_dir / THRESHOLD}: belongs to other weights; repeat `omniad fit`, or give --threshold"
+                    f"{self.run_dir / THRESHOLD}: belongs to other weights; run `omniad fit` again, or give --threshold"
                 )
             kept = None
         self.use(kept)
@@ -185,7 +185,7 @@ class Detector:
             maps = smooth(maps, self.settings.evaluation.sigma)  # (B, S, S)
             scores = self.model.image_scores(maps).cpu().numpy()
         if not np.isfinite(scores).all():
-            raise UserError(f"{self.run_dir}: its model gives scores that are not finite; train it anew")
+            raise UserError(f"{self.run_dir}: its model gives scores that are not finite; train it again")
         return maps.cpu().numpy(), scores
 
     def _prediction(self, image: _Image, anomaly_map: np.ndarray, score: float) -> Prediction:

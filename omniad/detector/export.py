@@ -58,14 +58,14 @@ def export(run_dir: str | Path, file: str | Path, format: Literal["onnx", "pt2"]
     model = load_model(run_dir)
     if model.draws:
         raise UserError(
-            f"{run_dir}: its model draws a random projection in every call, which no graph can repeat; a model with "
+            f"{run_dir}: its model draws a random projection in every call, which a graph can't do; a model with "
             "model.projection: none, or variant: equations, can be exported"
         )
     whole, size = ImageToMap(model, settings).eval(), settings.data.image_size
     whole.requires_grad_(False)
     checks = [_computed(whole, size, batch) for batch in BATCHES]
     write, read = FORMATS[format]
-    log.info("Exporting %s: a minute or more for a model of full size.", run_dir)
+    log.info("Exporting %s; this takes a minute or more for a full-size model.", run_dir)
     with _in_place(Path(file)) as temporary:
         try:
             with _silence():
@@ -200,7 +200,7 @@ def _in_place(file: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
             yield Path(folder, file.name)
             if others := [name for name in os.listdir(folder) if name != file.name]:  # noqa: PTH208
-                raise UserError(f"{file}: not written: the graph needs further files ({', '.join(others)})")
+                raise UserError(f"{file}: not written: the graph needs more files ({', '.join(others)})")
             Path(folder, file.name).replace(file)
     except OSError as error:
         raise cannot_write(file, error) from None

@@ -121,7 +121,7 @@ def fit(
     detector = Detector(run_dir, device)
     detector.use(_write_threshold(detector, index, pack, quantile))
     if "test" in set(index["split"]):
-        log.info("It came with test images: `omniad evaluate %s` measures the detector on them.", run_dir)
+        log.info("The folder has test images: `omniad evaluate %s` measures the detector on them.", run_dir)
     return detector
 
 
@@ -152,13 +152,15 @@ def _with_tiles(run: RunSettings, tile: int | None, overlap: int | None, scale: 
         UserError: no side is given, or there are no such tiles.
     """
     if tile is None:
-        raise UserError("an overlap and a scale are those of tiles: give the tiles' side, too (--tile 256)")
+        raise UserError("--overlap and --scale need tiles: also give the tiles' side (--tile 256)")
     data = validate(DataSettings, run.data.model_dump() | {"image_size": tile}, f"a tile of {tile} pixels", ("data",))
     given = {name: value for name, value in (("overlap", overlap), ("scale", scale)) if value is not None}
     tiles = validate(TileSettings, given, "omniad fit", ("tiles",))
     check_overlap(tile, tiles.overlap)
     if run.training.evaluate_every:
-        raise UserError("training.evaluate_every: not with tiles, since test images stay whole; set it to 0")
+        raise UserError(
+            "training.evaluate_every: does not work with tiles, because test images stay whole; set it to 0"
+        )
     return run.model_copy(update={"data": data, "tiles": tiles})
 
 
@@ -170,7 +172,7 @@ def _check_run_dir(run_dir: Path, run: RunSettings) -> None:
     same_folder = Path(there.source.folder).resolve() == Path(run.source.folder).resolve()
     if (there.dataset, there.run) != (run.dataset, run.run) or not same_folder:
         raise UserError(
-            f"{run_dir}: already holds the run '{there.run}' on {there.source.folder}; name a new folder with --out"
+            f"{run_dir}: already holds the run '{there.run}' on {there.source.folder}; choose a new folder with --out"
         )
 
 
@@ -187,7 +189,7 @@ def get_weights(run: RunSettings) -> None:
             if problem := unreachable(file.urls[0]):
                 raise UserError(
                     f"{file.title} are needed and can't be fetched ({problem}): get them from {file.urls[0]} and put "
-                    f"the file at {path}, or name the encoder's with --weights"
+                    f"the file at {path}, or name a file of encoder weights with --weights"
                 )
             fetch(file)
     found = weights_file(run.model, run.data)
@@ -237,7 +239,7 @@ def _write_threshold(detector: Detector, index: pd.DataFrame, pack: Pack, quanti
     threshold = threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL))
     write_threshold(detector.run_dir, threshold)
     log.info(
-        "threshold %.6g: %g %% of %d good images, each scored as if it were new, score at most that. Next: "
+        "threshold %.6g: %g %% of %d good images, each scored as if it were new, do not exceed it. Next: "
         "`omniad predict %s IMAGES --out DIR`",
         threshold.threshold,
         100 * quantile,

@@ -83,16 +83,18 @@ def predict(
                 if each is not None:
                     each(row)
         except (KeyboardInterrupt, SystemExit):
-            kept = f"; these are in {out}/, and the same command starts anew: name another --out to keep them"
-            log.warning("Ended after %d of %d images%s", len(rows), len(files), kept if out else "")
+            kept = f"; their results are in {out}/. The same command starts over; choose another --out to keep them"
+            log.warning("Stopped after %d of %d images%s", len(rows), len(files), kept if out else "")
             raise
     if rows:
         _tell(detector, rows, out)
     if skipped:
         some = [f"{readable(path)} ({reason})" for path, reason in list(skipped.items())[:SHOWN]]
-        more = f"; ... all of them are in {out / SKIPPED}" if out and len(skipped) > SHOWN else ""
+        more = f"; ... all are listed in {out / SKIPPED}" if out and len(skipped) > SHOWN else ""
         number = len(files) + len(left_out.odd)
-        raise UserError(f"{len(skipped)} of {number} images can't be read and were skipped: {'; '.join(some)}{more}")
+        raise UserError(
+            f"{len(skipped)} of {number} images could not be read and were skipped: {'; '.join(some)}{more}"
+        )
     return rows
 
 
@@ -179,7 +181,7 @@ def _write_images(detector: Detector, prediction: Prediction, out: Path, name: s
 def _tell(detector: Detector, rows: list[Row], out: Path | None) -> None:
     where = f"; results are in {out}/" if out else ""
     if detector.threshold is None:
-        log.info("%d images scored; no threshold is known, so there are no verdicts%s", len(rows), where)
+        log.info("%d images scored; without a threshold there are no verdicts%s", len(rows), where)
     else:
         anomalous = sum(row.verdict == "anomalous" for row in rows)
         log.info("%d images, %d anomalous (score above %.6g)%s", len(rows), anomalous, detector.threshold, where)

@@ -18,9 +18,9 @@ class Preset(Section):
     """What one file in presets/ holds."""
 
     about: str = Field(description="what it is, in a few words that `omniad fit` prints")
-    steps: int = Field(ge=1, description="of a training, about; a method that has none takes no notice")
-    settings: dict[str, Any] = Field(description="what it changes of the defaults")
-    methods: dict[str, dict[str, Any]] = Field(description="what each method changes of these, by its name")
+    steps: int = Field(ge=1, description="approximate number of training steps; ignored by methods that don't train")
+    settings: dict[str, Any] = Field(description="what it changes in the defaults")
+    methods: dict[str, dict[str, Any]] = Field(description="what each method changes in these, by its name")
 
 
 class Chosen(NamedTuple):

@@ -88,13 +88,13 @@ def read_threshold(run_dir: Path) -> Threshold | None:
         UserError: the file is not one that `omniad fit` wrote.
     """
     file = run_dir / THRESHOLD
-    with reading(file, "not a threshold of `omniad fit`; remove it, or repeat `omniad fit`"):
+    with reading(file, "not a threshold from `omniad fit`; remove it, or run `omniad fit` again"):
         if not file.exists():
             return None
         threshold = Threshold(**json.loads(read_text(file, MOST_BYTES)))
         for value in (threshold.threshold, threshold.typical):
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError("a threshold that is no finite number")
+                raise ValueError("a threshold that is not a finite number")
         if not isinstance(threshold.model_sha256, str):
-            raise ValueError("a sha256 that is no text")
+            raise ValueError("a sha256 that is not text")
     return threshold

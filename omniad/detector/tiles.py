@@ -68,7 +68,9 @@ class Grid:
 def check_overlap(side: int, overlap: int) -> None:
     """Raise a UserError where tiles don't advance."""
     if not 0 <= overlap < side:
-        raise UserError(f"the tiles' overlap must be at least 0 and below their side of {side} pixels, not {overlap}")
+        raise UserError(
+            f"the tiles' overlap must be at least 0 and less than their side of {side} pixels, not {overlap}"
+        )
 
 
 def _weights(starts: range, side: int, overlap: int) -> dict[int, np.ndarray]:

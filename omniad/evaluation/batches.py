@@ -45,8 +45,8 @@ class Batches:
     def _halve(self, tried: int) -> None:
         device = self.device
         if tried == 1:
-            raise UserError(f"out of memory on {device}, even for one image: use a device with more")
+            raise UserError(f"out of memory on {device}, even with one image: use a device with more memory")
         if device.type == "cuda":
             torch.cuda.empty_cache()
         self.size = tried // 2
-        log.warning("%d images at once do not fit into the memory of %s; using %d", tried, device, self.size)
+        log.warning("batches of %d images do not fit in the memory of %s; using %d", tried, device, self.size)

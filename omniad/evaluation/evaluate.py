@@ -112,7 +112,7 @@ def evaluate_with(
         remove_measured(run_dir)
     classes = list(_evaluate_classes(of_class, run_dir, index, keep_maps))
     if sha256_file(run_dir / MODEL) != weights:
-        raise UserError(f"{run_dir / MODEL}: changed while it was measured; evaluate the run again")
+        raise UserError(f"{run_dir / MODEL}: changed during the evaluation; evaluate the run again")
     write_provenance(
         run_dir,
         evaluation={

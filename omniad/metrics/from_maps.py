@@ -67,7 +67,7 @@ def evaluate_class(
         from omniad.metrics.counts import ClassPixels
         from omniad.metrics.measure import measure
     except ImportError as error:
-        raise UserError(f"the metrics need numba, which does not import here: {error}; install it again") from None
+        raise UserError(f"the metrics need numba, but importing it fails: {error}; reinstall it") from None
     try:
         result = measure(ClassPixels(maps, masks, names), labels, scores, curves)
         if published_masks is None or np.array_equal(masks, published_masks):
@@ -78,7 +78,7 @@ def evaluate_class(
     except NumbaError as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"numba cannot compile the metrics here: {first}; install a numba that fits this Python"
+            f"numba can't compile the metrics here: {first}; install a numba that supports this Python"
         ) from error
 
 
@@ -109,12 +109,10 @@ def _checked(maps: Any, masks: Any, labels: Any, scores: Any, names: Sequence[st
             raise UserError(f"{name}: must hold numbers, not {array.dtype}")
     shape = arrays["maps"].shape
     if len(shape) != 3 or 0 in shape:
-        raise UserError(f"maps: must have the shape (images, height, width), none of them 0, not {shape}")
+        raise UserError(f"maps: the shape must be (images, height, width), without zeros, not {shape}")
     for name, wanted in (("masks", shape), ("labels", shape[:1]), ("scores", shape[:1])):
         if name in arrays and arrays[name].shape != wanted:
-            raise UserError(
-                f"{name}: shape {arrays[name].shape} does not belong to maps of shape {shape}; need {wanted}"
-            )
+            raise UserError(f"{name}: shape {arrays[name].shape} does not match maps of shape {shape}; need {wanted}")
     if names is not None and len(names) != shape[0]:
         raise UserError(f"names: {len(names)} names for {shape[0]} images")
     if "scores" in arrays and not np.isfinite(arrays["scores"]).all():

@@ -65,7 +65,7 @@ def _published_metrics(
     value = _one_sided(counts, "pixel") or grid_error or published_au_pro(counts, pro_grid)
     if isinstance(value, float) and math.isnan(value):
         value = (
-            f"all thresholds with a false-positive rate below {FPR_LIMIT} have the same rate, so it cannot be rescaled"
+            f"all thresholds with a false-positive rate below {FPR_LIMIT} have the same rate, so it can't be rescaled"
         )
     return {"P-F1max": no_positive or grid_error or published_f1_max(counts, f1_grid), "AU-PRO": value}
 

@@ -96,12 +96,12 @@ def load_model(run_dir: str | Path, device: str | torch.device = "cpu") -> Metho
 
 def _check_settings(settings: ModelSettings, file: Path) -> None:
     """Refuse a config.yaml whose model is not the one in the file: Q or KV, or the heads, do not show in the shapes."""
-    with reading(file, "its metadata were not written by `omniad train`; remove them, or train again"):
+    with reading(file, "its metadata was not written by `omniad train`; remove it, or train again"):
         with safetensors.safe_open(file, framework="pt") as handle:
             text = (handle.metadata() or {}).get("model", "{}")
         trained = _plain_yaml(text)
         if not isinstance(trained, dict):
-            raise ValueError("'model' holds no settings")
+            raise ValueError("'model' contains no settings")
     free = ("jitter", "projection", "encoder_weights")  # do not change what the weights mean
     differ = [
         f"{key} is {reprlib.repr(value)}, trained with {reprlib.repr(trained[key])}"
@@ -109,7 +109,9 @@ def _check_settings(settings: ModelSettings, file: Path) -> None:
         if trained.get(key, value) != value
     ]
     if differ:
-        raise UserError(f"{file.parent / CONFIG}: not the model in {file.name}: model.{'; model.'.join(differ)}")
+        raise UserError(
+            f"{file.parent / CONFIG}: does not match the model in {file.name}: model.{'; model.'.join(differ)}"
+        )
 
 
 def _plain_yaml(text: str) -> Any:

@@ -148,14 +148,14 @@ def read_entries(file: str | Path) -> dict[str, Tensor]:
     path = Path(file)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    with reading(path, "damaged, or not a file of tensors alone, and only those are read"):
+    with reading(path, "damaged, or not a file that contains only tensors"):
         content = _load(path)
     if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
         content = content["net"]
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
-        raise UserError(f"{path}: holds no state dict (tensors by name), neither bare nor under 'net'")
+        raise UserError(f"{path}: contains no state dict (tensors by name), neither at the top level nor under 'net'")
     return dict(content)
 
 
@@ -165,9 +165,9 @@ def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        raise ValueError("it holds more than tensors, or does not start like a file of PyTorch's") from None
+        raise ValueError("it contains more than tensors, or is not a PyTorch file") from None
     except KeyError:  # its text is a key of torch's own, no reason
-        raise ValueError("it does not start like a file of PyTorch's") from None
+        raise ValueError("it is not a PyTorch file") from None
 
 
 def check_entries(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:

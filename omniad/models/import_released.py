@@ -69,7 +69,7 @@ def import_released(
     """
     folder = Path(run_dir)
     if (folder / CONFIG).exists() or (folder / MODEL).exists():
-        raise UserError(f"{folder}: already holds a run; name a new folder")
+        raise UserError(f"{folder}: already holds a run; choose a new folder")
     project = load_settings()
     sources = project.sources or {dataset: OUTSIDE_A_CHECKOUT}
     source = sources[known(dataset, sources, "data set")]
@@ -91,7 +91,7 @@ def import_released(
         model=settings,
         training=project.training,
         evaluation=project.evaluation,
-        note="imported from a checkpoint of the authors' code; the training settings are not its own",
+        note="imported from a checkpoint of the authors' code; the training settings here are not its own",
     )
     save_model(model, settings, folder / MODEL)
     save_run_settings(run, folder)

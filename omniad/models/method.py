@@ -75,7 +75,7 @@ class Method(nn.Module, ABC):
 
     def load_start(self, file: Path) -> None:
         """Fill what starts from published weights beside the encoder; called for methods in `START_WEIGHTS` alone."""
-        raise NotImplementedError(f"{type(self).__name__} starts from nothing but its encoder's weights")
+        raise NotImplementedError(f"{type(self).__name__} has no pretrained weights but its encoder's")
 
     def features_settle_at(self, training: TrainingSettings) -> float:
         """From which share of a training on features are constants; before, what `encode` uses is itself trained."""

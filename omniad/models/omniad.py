@@ -61,7 +61,7 @@ class OmniAD(Method):
         if height % 8 or width % 8 or height * width <= 64:
             raise UserError(
                 f"images of {4 * height}x{4 * width} pixels do not fit the model: "
-                "sides must be multiples of 32, and more than 32"
+                "sides must be multiples of 32 and larger than 32"
             )
         fused = self.neck(features)  # (B, widths[0], H/32, W/32)
         if self.training and self.settings.jitter:

@@ -68,7 +68,7 @@ class ClassTable:
             for (name, metric), number in self.printed.items()
             if number.note
         }
-        return " ".join([f"In brackets: what is printed of {self.row}.", *(f"{note}." for note in sorted(notes))])
+        return " ".join([f"In brackets: the printed numbers of {self.row}.", *(f"{note}." for note in sorted(notes))])
 
     def _text(self, name: str, metric: str, measured: SeedMean | None) -> str:
         text = NOTHING if measured is None else measured_text(measured)

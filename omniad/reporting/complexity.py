@@ -18,7 +18,7 @@ from omniad.reporting.paper import read_paper
 COLUMNS = ["table", "row", "variant", "parameters", "macs", "reported_parameters_m", "reported_flops_g", "note"]
 # The tables' name of a count -> its column here, and the number that is one of the table's units.
 COUNTS = {"parameters": ("parameters", 1e6), "FLOPs": ("macs", 1e9)}
-NOT_OURS = "not written by `omniad complexity`; delete it and count again"
+NOT_OURS = "not written by `omniad complexity`; delete it and run the command again"
 RESOLUTION_COLUMNS = ["attention", "image_size", "parameters", "macs"]
 OTHERS = "other_methods.csv"  # costs that other papers print of Table I's other methods
 SIZES = (256, 384, 512, 640, 768, 896, 1024)  # pixels

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 SIDE = 128  # pixels of one tile at most
 KINDS = {
     "miss": "Missed: anomalous images with the lowest scores",
-    "false_alarm": "False alarms: normal images with the highest",
+    "false_alarm": "False alarms: normal images with the highest scores",
 }
 INFERNO = (np.asarray(matplotlib.colormaps[COLORS](np.arange(256)))[:, :3] * 255).round().astype(np.uint8)  # (256, 3)
 

@@ -41,7 +41,7 @@ def missing(settings: Settings, table: Table) -> list[str]:
     for extra in settings.tables[table.name].extra_runs:
         if extra not in shown:
             target = command(settings, f"{table.name}_{extra}")
-            lines.append(f"`{extra}` was not run; it would get its own lines. To run it: `{target}`")
+            lines.append(f"`{extra}` was not run; it gets its own lines. To run it: `{target}`")
     return lines
 
 

@@ -49,7 +49,7 @@ class Outcome:
 
     def reasons(self, kind: str) -> Counter:
         """Why accuracies are inconclusive, or not judged, and how many."""
-        texts = {FEW_SEEDS: f"{FEW_SEEDS}; at the measured mean and deviation {self._enough()} would decide"}
+        texts = {FEW_SEEDS: f"{FEW_SEEDS}; at the measured mean and deviation {self._enough()} would be enough"}
         reasons = [one.verdict.reason for one in self.accuracies if one.verdict.kind == kind]
         return Counter(texts.get(reason, reason) for reason in reasons)
 

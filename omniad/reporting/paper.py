@@ -53,7 +53,7 @@ def read_paper(file: str | Path, cell: Sequence[str] = CELL) -> dict[tuple[str, 
         UserError: the file is missing, has other columns, holds something that is not a number, or names a cell twice.
     """
     file = Path(file)
-    with reading(file, "not a table of printed numbers"):
+    with reading(file, "not a table of printed values"):
         reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
         lines = list(reader)
     columns = [*cell, "value", "note"]
@@ -67,7 +67,7 @@ def read_paper(file: str | Path, cell: Sequence[str] = CELL) -> dict[tuple[str, 
         key = tuple(line[column] for column in cell)
         if not _is_number(line["value"]):
             raise UserError(
-                f"{file}, line {number}: '{in_one_line(line['value'])}' is not a number; write it as it is printed"
+                f"{file}, line {number}: '{in_one_line(line['value'])}' is not a number; write it as printed"
             )
         if key in printed:
             raise UserError(

@@ -14,7 +14,7 @@ from omniad.wording import count, duration, listed
 
 WEIGHTS = {
     "imagenet": "torchvision's IMAGENET1K_V1, pretrained on ImageNet-1k",
-    "timm": "timm's file of the released configuration, pretrained on ImageNet-1k",
+    "timm": "timm's file named in the released configuration, pretrained on ImageNet-1k",
     "random": "random, not pretrained",
 }
 
@@ -22,7 +22,7 @@ WEIGHTS = {
 def what_was_run(settings: Settings, runs: list[FinishedRun]) -> str:
     """Markdown, a line and a list: data, variant, epochs, seeds, weights, hardware, dates, commit."""
     if not runs:
-        return "**Nothing has been run yet.** Below are the paper's numbers, and the command that fills each table."
+        return "**Nothing has been run yet.** Below are the paper's numbers and the command that fills each table."
     seeds = _plural(_unique(runs, lambda run: run.seed))
     what = f"{count(len(runs), 'run')} on {listed(_datasets(settings, runs))}, seed{seeds}."
     facts = [
@@ -86,7 +86,7 @@ def _size(run: FinishedRun) -> str:
 def _precision(run: FinishedRun) -> str:
     """Of training steps; features that are constants of their image are rounded, kept or not (training/features.py)."""
     rounded = METHODS[run.settings.model.method].caches_features
-    return run.settings.training.precision + (" on features of the encoder in half precision" if rounded else "")
+    return run.settings.training.precision + (" on half-precision encoder features" if rounded else "")
 
 
 def _encoder(run: FinishedRun) -> str:
@@ -97,7 +97,7 @@ def _encoder(run: FinishedRun) -> str:
 def _weights(run: FinishedRun) -> str:
     kind, encoder = run.settings.model.encoder_weights, run.settings.model.encoder
     if kind == "imagenet" and encoder in PACKAGED:
-        return f"of the package `{PACKAGED[encoder].package}`, pretrained on ImageNet-1k"
+        return f"from the package `{PACKAGED[encoder].package}`, pretrained on ImageNet-1k"
     if kind in WEIGHTS:
         return WEIGHTS[kind]
     return f"the file `{kind}`"

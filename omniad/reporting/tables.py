@@ -223,7 +223,7 @@ def _draws(shown: Mapping[str, SeedMean]) -> str:
         return ""
     column = max(drawn, key=lambda name: drawn[name])
     return (
-        "Its inference is random; the value is the first draw's. Between draws the standard deviation "
+        "Inference is random; the value is from the first draw. The standard deviation between draws "
         f"is at most {drawn[column]:.2f} ({column})."
     )
 

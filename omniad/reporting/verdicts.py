@@ -32,7 +32,7 @@ REPRODUCED, HIGHER, LOWER = "reproduced", "higher", "lower"
 INCONCLUSIVE, NOT_JUDGED = "inconclusive", "not judged"
 ONE_SEED = "one seed has no spread"
 FEW_SEEDS = "too few seeds"
-ONE_PRINT = f"not even {MOST_SEEDS} seeds would decide it, because the print is a single draw"
+ONE_PRINT = f"not even {MOST_SEEDS} seeds would decide it, because the printed number is a single draw"
 
 
 @dataclass(frozen=True)

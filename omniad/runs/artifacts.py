@@ -124,7 +124,7 @@ def read_examples(file: Path) -> list[Example]:
 
 def _read(file: Path, parse: Callable[[Path], T]) -> T | None:
     what = "train" if file.name in (HISTORY, EPOCHS) else "evaluate"
-    with reading(file, f"not written by `omniad {what}`; {what} the run again"):
+    with reading(file, f"not written by `omniad {what}`; run it again"):
         return parse(file) if file.exists() else None
 
 
@@ -191,7 +191,7 @@ def _curves(file: Path) -> dict[str, dict[str, np.ndarray]]:
             name, _, curve = key.rpartition("/")
             points = stored[key]
             if points.dtype.kind != "f" or points.ndim != 2 or len(points) != 2 or not points.size:
-                raise ValueError(f"{key[:80]}: no x and y of a curve")
+                raise ValueError(f"{key[:80]}: no x and y for a curve")
             if not (np.min(points) >= 0 and np.max(points) <= 1):  # NaN is neither
                 raise ValueError(f"{key[:80]}: not in [0, 1]")
             curves.setdefault(curve, {})[name] = points
@@ -203,15 +203,15 @@ def _examples(file: Path) -> list[Example]:
         images, masks, maps = (stored[name] for name in ("images", "masks", "maps"))
         kind, name, label, score = (stored[name] for name in ("kind", "image", "label", "score"))
     if (images.dtype, maps.dtype) != (np.uint8, np.float16) or masks.dtype not in (np.uint8, np.bool_):
-        raise ValueError("images, masks or maps of another type")
+        raise ValueError("images, masks or maps of the wrong type")
     if images.ndim != 4 or images.shape[3] != 3 or not images.shape[:3] == masks.shape == maps.shape:
         raise ValueError("images, masks and maps differ in shape")
     if images.shape[1] != images.shape[2] or not 0 < images.shape[1] <= MOST_PIXELS:
-        raise ValueError("images that are not square, empty, or too large")
+        raise ValueError("images that are empty, too large or not square")
     if any(fact.shape != images.shape[:1] for fact in (kind, name, label, score)):
-        raise ValueError("another number of images than of facts about them")
+        raise ValueError("the numbers of images and of their facts differ")
     if (kind.dtype.kind, name.dtype.kind, label.dtype.kind, score.dtype.kind) != ("U", "U", "i", "f"):
-        raise ValueError("facts of another type")
+        raise ValueError("facts of the wrong type")
     if not (np.isfinite(maps).all() and np.isfinite(score).all() and np.isin(label, (0, 1)).all()):
         raise ValueError("a map or score that is not finite, or a label that is neither 0 nor 1")
     facts = (kind.tolist(), name.tolist(), label.tolist(), score.tolist())

@@ -71,7 +71,7 @@ def _read_metrics(run: FinishedRun) -> list[Measurement]:
     with reading(path, "not written by `omniad evaluate`; evaluate the run again"):
         lines = read_csv(path, METRICS_COLUMNS[:-1])  # an older version wrote no spread
         if not lines:
-            raise ValueError("no metrics in it")
+            raise ValueError("it contains no metrics")
         found: dict[tuple[str, str, str], Measurement] = {}
         for line in lines:
             key = line["class"], line["metric"], line["definition"]
@@ -103,7 +103,9 @@ def check_means(measurements: Iterable[Measurement]) -> None:
         if mean is None or plain is None:
             raise UserError(f"{METRICS}: {key[3]} ({key[4]}) has no mean, or no class")
         if math.isnan(mean) != math.isnan(plain) or abs(mean - plain) > 1e-6:
-            raise UserError(f"{METRICS}: the mean of {key[3]} ({key[4]}) is {mean:.6f}, but of its classes {plain:.6f}")
+            raise UserError(
+                f"{METRICS}: the mean of {key[3]} ({key[4]}) is {mean:.6f}, but the mean of its classes is {plain:.6f}"
+            )
 
 
 def _fields(line: Iterable[object]) -> list[object]:

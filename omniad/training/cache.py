@@ -68,7 +68,7 @@ def cached_features(
     if size > memory and reading_is_slower(size / images, _encoding_time(encode, min(batch_size, images))):
         log.info(
             "Features (%.1f GiB) fit neither the GPU nor main memory (%.1f GiB of room), and computing them is faster "
-            "than reading them from disk; recomputing them in every step",
+            "than reading them from disk, so they are recomputed in every step",
             size / 2**30,
             memory / 2**30,
         )
@@ -112,7 +112,9 @@ def _make(folder: Path, key: dict[str, Any], encode: Encode, size: int, batch_si
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     free = shutil.disk_usage(folder.parent).free
     if free < size + ROOM_LEFT:
-        raise UserError(f"{folder.parent} has {free / 1e9:.1f} GB free and {(size + ROOM_LEFT) / 1e9:.1f} are wanted")
+        raise UserError(
+            f"{folder.parent} has {free / 1e9:.1f} GB free, but {(size + ROOM_LEFT) / 1e9:.1f} GB are needed"
+        )
     log.info("Computing the features of %d images once for all runs: %.1f MB", key["images"], size / 1e6)
     part.mkdir()
     try:

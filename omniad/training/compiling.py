@@ -25,7 +25,8 @@ def compile_blocks(model: Method, device: torch.device) -> None:
         found = importlib.util.find_spec("triton") is not None
     if not found:
         log.warning(
-            "training.compile: no compiler (%s) found; not compiled", "g++" if device.type == "cpu" else "triton"
+            "training.compile: no compiler (%s) found, so nothing is compiled",
+            "g++" if device.type == "cpu" else "triton",
         )
         return
     torch._dynamo.config.suppress_errors = True  # type: ignore[attr-defined]

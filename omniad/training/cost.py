@@ -108,7 +108,7 @@ def refuse_plain_scan(run: RunSettings, images: int, device: torch.device) -> No
         raise UserError(
             f"{run.dataset}/{run.run}: MambaAD's scan in plain PyTorch would take about {duration(seconds)} on this "
             f"{'GPU' if device.type == 'cuda' else 'CPU'}; train it on a GPU with Triton and a C compiler, or start it "
-            "all the same with `omniad train --force`"
+            "anyway with `omniad train --force`"
         )
 
 

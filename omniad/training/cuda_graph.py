@@ -78,7 +78,7 @@ class GraphedStep:
                 self._replay, self._results = self._record(lambda: self._step(self._batch, progress))
         except (RuntimeError, AssertionError) as error:
             self.failure = in_one_line(error)
-            log.warning("training.cuda_graph: this step can't be recorded (%s); training without it", self.failure)
+            log.warning("training.cuda_graph: this step can't be recorded (%s); training without a graph", self.failure)
 
     def _current_rates(self) -> list[float]:
         return [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]

@@ -248,7 +248,10 @@ def make_step(
     if not training.cuda_graph or device.type != "cuda":
         return step
     if not model.same_every_step:
-        log.warning("training.cuda_graph: steps of %s are not all alike; training without it", model.settings.method)
+        log.warning(
+            "training.cuda_graph: the steps of %s differ from each other; training without a graph",
+            model.settings.method,
+        )
         return step
     return GraphedStep(model, step, optimizers)
 

@@ -103,8 +103,8 @@ def shortage(run: RunSettings, device: torch.device) -> str:
     remedies = []
     if device.type == "cuda":
         if METHODS[run.model.method].caches_features and run.training.cache_gib:
-            remedies.append("training.cache_gib: 0 keeps no features on it")
-        remedies.append("end other programs on it, or use one with more")
+            remedies.append("training.cache_gib: 0 keeps no features in its memory")
+        remedies.append("end other programs on it, or use a larger one")
     lower = f"a lower training.batch_size (now {size}) changes the result"
     needs = f" (this training takes about {wanted.total / 2**30:.1f} GiB)" if wanted and device.type == "cuda" else ""
     return f"out of memory on {device}{needs}: {'; '.join([*remedies, lower])}"

@@ -171,7 +171,7 @@ def plan_text(target: str, plan: Plan, processor: str) -> str:
             "",
             f"{target}: {total} trainings, {trained} done, {total - trained} left: about {time},",
             f"one at a time on {processor}.",
-            f"Download {plan.download / 1e9:.1f} GB, disk {plan.disk / 1e9:.1f} GB more. Evaluation comes on top.",
-            "Memory of a GPU at the run's batch; >: activations come on top.",
+            f"Download {plan.download / 1e9:.1f} GB, disk {plan.disk / 1e9:.1f} GB more. Evaluation is not included.",
+            "GPU memory is for the run's batch size; >: without activations.",
         ]
     )

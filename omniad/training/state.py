@@ -97,7 +97,7 @@ class StateFolder:
             except RuntimeError as error:  # what torch makes of a write that failed: no word of a full disk is in it
                 if is_out_of_memory(error):
                     raise
-                raise OSError(errno.ENOSPC, "the disk is full, or not writable any more") from error
+                raise OSError(errno.ENOSPC, "the disk is full or no longer writable") from error
             file.flush()
             os.fsync(file.fileno())
             if latest.exists():  # only now, when the new one is whole
@@ -118,7 +118,7 @@ class StateFolder:
         was, now = (entries.get(keys[0], "not set") for entries in (other, self.fingerprint))
         rest = f" (and {len(keys) - 1} more)" if keys[1:] else ""
         log.info(
-            "%s belongs to another training: %s was %s, now %s%s; moved it to %s and starting over",
+            "%s belongs to another training: %s was %s, now %s%s; moving it to %s and starting over",
             self.folder, keys[0][:80], was[:80], now[:80], rest, aside.name,
         )  # fmt: skip
 
@@ -163,10 +163,10 @@ def check_state(state: Mapping[str, Any], model: Method) -> None:
     expected = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
     found = state["model"]
     if found.keys() != expected.keys() or any(found[name].shape != value.shape for name, value in expected.items()):
-        raise ValueError("its weights are another model's")
+        raise ValueError("its weights belong to another model")
     for name, now in (("rng", torch.get_rng_state()), ("generator", model.generator.get_state())):
         if state[name].dtype != now.dtype or state[name].shape != now.shape:
-            raise ValueError(f"'{name}' is no state of a random generator")
+            raise ValueError(f"'{name}' is not the state of a random generator")
     on_gpu = state["rng_cuda"]
     if not isinstance(state["optimizers"], list) or not (on_gpu is None or torch.is_tensor(on_gpu)):
         raise ValueError("optimizers or generators are missing")
@@ -174,9 +174,9 @@ def check_state(state: Mapping[str, Any], model: Method) -> None:
     for each in fields(Position):
         kind = type(getattr(fresh, each.name))
         if not isinstance(getattr(position, each.name), (int, float) if kind is float else kind):
-            raise ValueError(f"'{each.name}' is of another type")
+            raise ValueError(f"'{each.name}' has the wrong type")
     if position.epoch < 0 or position.step < 0 or not all(map(torch.is_tensor, [*position.losses, *position.norms])):
-        raise ValueError("its position is not that of a training")
+        raise ValueError("its position is not one of a training")
 
 
 def _read(
@@ -201,5 +201,5 @@ def _read(
                 check(state)
             return state
     except UserError as error:
-        log.warning("%s; going back to the state before it", error)
+        log.warning("%s; using the state before it", error)
         return None

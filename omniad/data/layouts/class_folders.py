@@ -46,7 +46,7 @@ def read_classes(folder: Path, top: Path, form: Form, left_out: LeftOut) -> list
     _note(loose, left_out, "outside a class's folder")
     if not any(record.split == "train" for record in records):
         raise UserError(
-            f"{top}: no <class>/train/good/*.png in it; is this the folder that holds the classes' folders?"
+            f"{top}: no <class>/train/good/*.png in it; is this the folder that contains the classes' folders?"
         )
     return records
 
@@ -62,7 +62,7 @@ def read_class(folder: Path, class_folder: Path, form: Form, left_out: LeftOut) 
         if path.name in splits:
             records += _read_split(folder, class_folder, splits[path.name], path, form, left_out)
         elif path.name in form.unlabelled:
-            note_deeper([path], left_out, "without labels, for `omniad predict` alone")
+            note_deeper([path], left_out, "without labels, only for `omniad predict`")
         elif path.name != unread:
             note_deeper([path], left_out, "of an unknown split")
     return records
@@ -74,7 +74,7 @@ def _read_split(
     """The images of one split, kind by kind."""
     name, records = class_folder.name or class_folder.resolve().name, []
     loose, kinds = entries(split_folder, left_out)
-    _note(loose, left_out, "outside a kind's folder")
+    _note(loose, left_out, "outside a defect's folder")
     for kind in kinds:
         if kind == class_folder / form.masks:
             continue
@@ -82,9 +82,9 @@ def _read_split(
             images = _by_stem(kind, left_out).values()
             records += [Record(name, split, NORMAL, "good", _path(image, folder), "") for image in images]
         elif split == "train":
-            raise UserError(f"{kind}: the training set may hold nothing but train/good/; move its images away")
+            raise UserError(f"{kind}: the training set may contain only train/good/; move its images elsewhere")
         elif split == "validation":
-            note_deeper([kind], left_out, "of the validation set and not good")
+            note_deeper([kind], left_out, "in the validation set but not good")
         else:
             records += _read_defects(folder, class_folder / form.masks, name, kind, form, left_out)
     return records
@@ -104,7 +104,7 @@ def _read_defects(
         absent = masks_folder / kind.name / (stem if form.mask_folders else f"{stem}_mask.png")
         mask = next((masks.pop(each) for each in stems if each in masks), absent)  # told with the other missing files
         records.append(Record(name, "test", ANOMALOUS, kind.name, _path(image, folder), _path(mask, folder)))
-    _note(list(masks.values()), left_out, "without an image to this mask")
+    _note(list(masks.values()), left_out, "masks without an image")
     return records
 
 
@@ -115,7 +115,7 @@ def _masks(folder: Path, form: Form, left_out: LeftOut) -> dict[str, Path]:
     if not form.mask_folders:
         return _by_stem(folder, left_out)
     loose, folders = entries(folder, left_out)
-    _note(loose, left_out, "a mask outside an image's folder of masks")
+    _note(loose, left_out, "masks outside an image's folder of masks")
     for masks in folders:
         _, deeper = entries(masks, left_out)
         note_deeper(deeper, left_out)

@@ -37,7 +37,7 @@ def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:
         products = [path for path in folders if holds_images(path)]
     if not products:
         raise UserError(
-            f"{folder}: no images in it; it must hold a product's good images, or a folder of them for each product"
+            f"{folder}: no images in it; put a product's good images there, or one folder of them per product"
         )
     return [
         record
@@ -56,8 +56,8 @@ def _read_product(folder: Path, product: Path, left_out: LeftOut) -> list[Record
     good = [path for path in kinds if path.name in GOOD]
     if direct and kinds:
         raise UserError(
-            f"{product}: holds images and folders of images ({', '.join(path.name for path in kinds[:5])}); put the "
-            "good images into a folder of their own, named good"
+            f"{product}: contains both images and folders of images ({', '.join(path.name for path in kinds[:5])}); "
+            "put the good images into a folder of their own, named good"
         )
     if not direct and not good:
         raise UserError(f"{product}: no good images; put them there, or into a folder named good in it")
@@ -81,7 +81,7 @@ def _hold_out(product: Path, records: list[Record], share: float) -> Iterator[Re
     """
     train = sorted(record for record in records if record.split == "train")
     if len(train) < 2:
-        raise UserError(f"{product}: has {len(train)} good image(s); at least 2 are needed, better 50")
+        raise UserError(f"{product}: has {len(train)} good image(s); at least 2 are needed, 50 or more are better")
     has_its_own = any(record.split == "validation" for record in records)
     count = 0 if has_its_own else min(math.ceil(share * len(train)), HELD_OUT_MOST, len(train) - 1)
     chosen = {train[place] for place in spread(count, len(train))}

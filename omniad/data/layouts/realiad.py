@@ -45,7 +45,7 @@ def _label_files(folder: Path) -> list[Path]:
 def _view(image: str) -> str:
     found = VIEW.search(image.rpartition("/")[2])
     if not found:
-        raise UserError(f"{image}: its name tells no view C1 ... C5, and sources.<name>.views selects some")
+        raise UserError(f"{image}: sources.<name>.views selects views, but the name does not contain one of C1 ... C5")
     return found[1]
 
 

@@ -40,10 +40,10 @@ class Difference(Section):
 class Above(Section):
     form: Literal["above"]
     row: str
-    than: list[str] = Field(default=[], description="empty: all other rows of the data set and of the row's group")
+    than: list[str] = Field(default=[], description="empty: all other rows of the data set and the row's group")
     columns: list[str]
-    at_least: int = Field(default=0, description="of the columns; 0: all")
-    ties: bool = Field(default=False, description="equal is enough")
+    at_least: int = Field(default=0, description="how many of the columns; 0: all")
+    ties: bool = Field(default=False, description="ties count as best")
     lower: bool = False
 
 
@@ -106,10 +106,10 @@ class Claim(Section):
     """One claim: where it stands, what it says, and what would make it true."""
 
     place: str = Field(description="section or table of the paper")
-    says: str = Field(description="in our words, with the paper's numbers")
+    says: str = Field(description="the claim in our words, with the paper's numbers")
     reading: str = Field(default="", description="what had to be decided to make it computable")
-    table: str = Field(default="", description="whose rows and columns the check names; empty: none")
-    datasets: list[str] = Field(default=["mvtec"], description="it must hold on each")
+    table: str = Field(default="", description="table whose rows and columns the check names; empty: none")
+    datasets: list[str] = Field(default=["mvtec"], description="the claim must hold on each")
     check: Check
 
 

@@ -27,8 +27,8 @@ def draw_histograms(run: FinishedRun, folder: Path) -> Drawn:
     """A panel a class: the scores of its normal and its anomalous test images."""
     title = f"Image scores, {run.title}"
     caption = (
-        f"`{run.run}`, seed {run.seed}: scores of the test images of each class, normal ones light, anomalous ones "
-        "hatched. What overlaps is what no threshold separates."
+        f"`{run.run}`, seed {run.seed}: scores of the test images of each class, normal images light, anomalous "
+        "ones hatched. No threshold separates the two where they overlap."
     )
     classes = read_scores(run.folder)
     if not classes:
@@ -61,8 +61,8 @@ def draw_curves(run: FinishedRun, folder: Path) -> Drawn:
     """A panel a curve: every class thin, the worst class dashed with its name, the mean over classes bold."""
     title = f"ROC, precision-recall and PRO curves, {run.title}"
     caption = (
-        f"`{run.run}`, seed {run.seed}: a thin line per class, the one with the smallest area dashed, their mean "
-        f"bold. AU-PRO is the area over the shaded part, up to a false-positive rate of {FPR_LIMIT}."
+        f"`{run.run}`, seed {run.seed}: a thin line per class (dashed for the smallest area), their mean in bold. "
+        f"AU-PRO is the area within the shaded part, up to a false-positive rate of {FPR_LIMIT}."
     )
     curves = read_curves(run.folder)
     shown = [name for name in PANELS if curves and name in curves]

@@ -17,16 +17,16 @@ from omniad.reporting.tables import PRINTED_VARIANT, Table
 ACCURACY_TITLE = "Accuracy against cost"
 ACCURACY_CAPTION = (
     "The tables with parameters and FLOPs as plots. Open circles are printed; filled squares were measured here (bar: "
-    "± the seeds' standard deviation), at the cost of the variant `released`, which is the one printed."
+    "± the seeds' standard deviation). The cost is that of the variant `released`, the one printed."
 )
 MINIATURE_CAPTION = (
-    "The tables with parameters and FLOPs as plots: what is printed. A miniature's own accuracies are left out: they "
-    "are those of far smaller models on other images."
+    "The tables with parameters and FLOPs as plots, printed numbers only. A miniature's own accuracies are left out, "
+    "because they come from far smaller models on other images."
 )
 RESOLUTION_TITLE = "Cost against resolution"
 RESOLUTION_CAPTION = (
-    "Multiply-adds of the whole model for one square image, both axes logarithmic: with learnable tokens they grow as "
-    "the number of pixels does, with plain self-attention almost as its square."
+    "Multiply-adds of the whole model for one square image, both axes logarithmic. With learnable tokens they grow in "
+    "proportion to the number of pixels, with plain self-attention almost with its square."
 )
 NAMES = {"learnable": "learnable tokens", "plain": "plain self-attention"}
 

@@ -22,9 +22,9 @@ ROWS = ("Image", "Ground truth", "Anomaly map", "Overlay")
 COLORS = "inferno"  # its lightness grows from end to end, so it reads the same in grey
 CELL_INCHES = 1.35
 CAPTION = (
-    "The first test image with a defect of each class, good result or not: the image, its ground truth, the anomaly "
-    "map, and the map over the image with the outline of the ground truth. Maps go from dark (the lowest value among "
-    "the class's kept examples) to bright (the highest)."
+    "The first test image with a defect of each class, whether the result is good or not: the image, its ground "
+    "truth, the anomaly map, and the map over the image with the outline of the ground truth. Maps go from dark (the "
+    "lowest value among the class's kept examples) to bright (the highest)."
 )
 
 

@@ -17,7 +17,7 @@ History = tuple[np.ndarray, np.ndarray]  # epochs, losses
 TITLE = "Training curves"
 CAPTION = (
     "Loss (mean over an epoch's batches, logarithmic) of the runs behind each table: a line is the seeds' mean, "
-    "a band goes from the lowest to the highest seed. Methods have losses of their own, which don't compare. Tables "
+    "a band goes from the lowest to the highest seed. Losses of different methods are not comparable. Tables "
     "that only repeat runs of the panels before them are left out."
 )
 CROWDED = 5  # lines: a legend of more is below its panel
