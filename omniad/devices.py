@@ -1,4 +1,4 @@
-"""Which processor a run computes on. One run, one device: a GPU is locked by the process that uses it."""
+"""Choose a run's device. One run, one device: a GPU is locked by the process that uses it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def lock_first_free(names: Sequence[str], folder: Path | None = None, poll_s: fl
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory does not suffice, a GPU's or the machine's."""
+    """Whether an error means that the GPU or the machine ran out of memory."""
     import torch
 
     told = any(text in str(error) for text in ("allocate memory", "not enough memory", "out of memory"))

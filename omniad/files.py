@@ -1,4 +1,4 @@
-"""Files: written under a temporary name, flushed to disk, then renamed; and what can't be read becomes one line."""
+"""Write files atomically (temporary name, flush to disk, rename), and turn read errors into one line."""
 
 from __future__ import annotations
 

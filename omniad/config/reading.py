@@ -28,7 +28,7 @@ def load_settings(
 
     `under` is an overlay below all of them, with a name for messages: a preset.
 
-    A snapshot (snapshot.py) takes the place of the project's configuration: nothing of `config/` is read then. Outside
+    A snapshot (snapshot.py) replaces the project's configuration: nothing in `config/` is then read. Outside
     a checkout there is no `config/` folder; then only the class defaults apply, and no data set is known.
 
     Raises:
@@ -52,7 +52,7 @@ def load_settings(
 
 
 def _classes_of_all(values: dict[str, Any]) -> dict[str, Any]:
-    """`classes` at the top is that of every data set in use; so `--config classes='[bottle]'` is enough."""
+    """`classes` at the top level applies to every data set in use, so `--config classes='[bottle]'` is enough."""
     if "classes" not in values or not isinstance(values.get("sources"), Mapping):
         return values
     chosen = {"classes": values["classes"]}
@@ -91,7 +91,7 @@ def _file_of(path: KeyPath, files: Sequence[tuple[str, Mapping[str, Any]]]) -> s
 
 
 def project_settings(*overlays: str | Path) -> Settings:
-    """`load_settings` for what works on the project's data sets, runs or tables.
+    """`load_settings` for commands that work on the project's data sets, runs or tables.
 
     Raises:
         UserError: also when none are configured, as outside a checkout.

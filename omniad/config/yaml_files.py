@@ -1,4 +1,4 @@
-"""YAML of strangers: nothing is executed, a few lines can't grow to gigabytes, and no key is said twice."""
+"""Untrusted YAML: nothing is executed, a few lines can't grow to gigabytes, and no key appears twice."""
 
 from __future__ import annotations
 

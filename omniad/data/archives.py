@@ -1,6 +1,6 @@
-"""What a tar or zip holds, file by file: damage and everything that no data set needs is an error.
+"""The content of a tar or zip, file by file: damage, and anything that no data set needs, is an error.
 
-Archives are read to the last byte, so that the checksums of gzip, xz and bzip2, which come last, are compared.
+Archives are read to the last byte, because the checksums of gzip, xz and bzip2 come last.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ STREAMS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x
 
 
 class Unwanted(Exception):
-    """What an archive holds that no data set needs."""
+    """An archive contains something that no data set needs."""
 
 
 class Damaged(Exception):
-    """What is wrong with an archive."""
+    """An archive is damaged."""
 
 
 def is_zip(path: Path) -> bool:
@@ -59,7 +59,7 @@ def zip_names(archive: Path) -> list[str]:
 
 
 def read(content: IO[bytes]) -> bytes:
-    """The next piece of a file in an archive: an error is the archive's, where one of writing is the disk's."""
+    """The next piece of a file in an archive; an error here is the archive's fault, not the disk's."""
     return _or_damaged(lambda: content.read(PIECE))
 
 

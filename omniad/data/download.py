@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 
 
 class _Refused(Exception):
-    """This address will not give the file, however often it is asked."""
+    """This address will not provide the file, however often it is asked."""
 
 
 class _Broken(Exception):
-    """The transfer ended early; another try may do."""
+    """The transfer ended early; another try may succeed."""
 
 
 def download(urls: Sequence[str], partial: Path, size: int, resume: bool, title: str) -> tuple[str, bool]:
-    """Bring a file to `partial`, continuing what is there. The caller verifies its content.
+    """Download a file to `partial`, continuing what is there. The caller verifies its content.
 
     Args:
         urls: addresses of the same file, tried in turn.
@@ -48,7 +48,7 @@ def download(urls: Sequence[str], partial: Path, size: int, resume: bool, title:
         title: for messages and the progress bar.
 
     Returns:
-        The address that gave the end, and whether it gave the whole file.
+        The address that the end came from, and whether the whole file came from it.
 
     Raises:
         UserError: every address failed (each is named with its reason), or the disk refused the write.
@@ -147,7 +147,7 @@ def _start_and_total(response: requests.Response, have: int) -> tuple[int, int]:
 
 @contextmanager
 def _progress(title: str, start: int, total: int) -> Iterator:
-    """A bar on a terminal; in a log a line now and then."""
+    """A bar on a terminal, or an occasional line in a log."""
     if sys.stderr.isatty():
         with tqdm(desc=title, initial=start, total=total or None, unit="B", unit_scale=True) as bar:
             yield bar.update

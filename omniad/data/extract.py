@@ -1,4 +1,4 @@
-"""Archives into a data set's folder: nothing outside it, no links, no device files, no bombs, all or nothing.
+"""Extract archives into a data set's folder: nothing outside it, no links, no device files, no bombs, all or nothing.
 
 Everything is written to a hidden folder beside the target, which gets its name when it is whole. So a folder of that
 name is either whole or the user's own, and a user's own folder is never touched.

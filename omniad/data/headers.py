@@ -1,4 +1,4 @@
-"""The header and the status of every image and mask of a data set: one look at each, by many threads."""
+"""The header and file status of every image and mask of a data set, each read once, by many threads."""
 
 from __future__ import annotations
 

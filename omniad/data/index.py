@@ -1,4 +1,4 @@
-"""The index of a data set: one CSV, one row an image, whatever the layout on disk.
+"""The index of a data set: one CSV with one row per image, whatever the layout on disk.
 
 Beside it, `index-files.json` has a hash of the sizes and times of all images and masks: files replaced under the same
 names make new packs. What is trained then depends on the new packs' content alone, so that a data set that was only

@@ -1,4 +1,4 @@
-"""Opening an image file that may be anything: no FIFO, no image too large, no PNG whose checksums are wrong."""
+"""Open an image file that may be anything: no FIFO, no image too large, no PNG with wrong checksums."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Header(NamedTuple):
 def read_header(file: str | Path, turned: bool) -> Header:
     """An image file's header, and its orientation if it is `turned` upright when read.
 
-    A data set calls this for every file, so a JPEG's or PNG's start is read in one go, and more where it is not enough.
+    A data set calls this for every file, so a JPEG's or PNG's start is read first, and more only if needed.
 
     Raises:
-        Unfit: it is no plain file, empty, or has more than MOST_PIXELS. PIL raises what is in BROKEN.
+        Unfit: it is not a regular file, is empty, or has more than MOST_PIXELS. PIL raises what is in BROKEN.
     """
     number, status = _open_plain(file)
     try:

@@ -1,4 +1,4 @@
-"""Before anything is downloaded or trained: can everything that the runs need be had? All that is missing, at once."""
+"""Before anything is downloaded or trained: check that all the runs need is available; report what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `omniad fit` says before it trains: what is made, from how much, how long it takes, and what else there is."""
+"""What `omniad fit` announces: the detector, the number of images, the expected time, and alternatives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def announce(run: RunSettings, index: pd.DataFrame, pack: Pack, about: str, on_c
     Args:
         index: a row an image.
         pack: of the images, or of the training images' tiles.
-        about: what the detector is made of.
+        about: a description of the detector.
     """
     images, rows = (Counter(each["split"])["train"] for each in (index, pack.index))
     epochs, scored = epochs_of(run), len(images_for_threshold(index, METHODS[run.model.method].leaves_out))

@@ -36,7 +36,7 @@ VIEW = 1024  # pixels of the longest side of the image that is kept to look at
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector makes of one image."""
+    """A detector's result for one image."""
 
     path: Path
     score: float  # higher is more anomalous
@@ -86,7 +86,7 @@ class Detector:
         self.threshold = self.threshold if threshold is None else threshold
 
     def use(self, kept: Threshold | None) -> None:
-        """Judge by this threshold from now on, or by none."""
+        """Use this threshold from now on, or none."""
         self.threshold = kept.threshold if kept else None
         self.typical = kept.typical if kept else None  # what the map usually shows beyond `expected` where all is well
 
@@ -97,7 +97,7 @@ class Detector:
 
         Args:
             images: files and folders; folders are searched at any depth.
-            skipped: takes the images that can't be read, each with the reason.
+            skipped: filled with the images that can't be read and the reasons.
 
         Raises:
             UserError: a file or folder does not exist; without `skipped` also when an image can't be read.

@@ -1,4 +1,4 @@
-"""Evaluation of a run on tiles: its test images are scored whole, and measured twice.
+"""Evaluate a run on tiles: its test images are scored whole and measured twice.
 
 At the model's size, with maps and masks shrunk as a pack holds them, so that other runs compare: metrics.csv and all
 other files of an evaluation. At the images' own size, where a small defect is as large as it is: metrics_full_size.csv.

@@ -1,4 +1,4 @@
-"""Images to scores, maps and overlays on disk."""
+"""Score images and write scores, maps and overlays to disk."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def predict(
     full_size: bool = False,
     each: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Score images and write what came of them.
+    """Score images and write the results.
 
     Writes, in `out`: scores.csv (path, score, verdict, name), row by row as they come, so that whatever ends this call
     leaves those that are done; maps/<name>.npy, float32 at the run's resolution; overlays/<name>.png; with `full_size`
@@ -57,7 +57,7 @@ def predict(
     Args:
         detector: a run folder, or one that is loaded.
         images: files and folders; what lies in `out`, or is an earlier call's result, is left out.
-        out: where results go; None computes the scores alone.
+        out: folder for the results; None computes only the scores.
         full_size: also write the maps at each image's own size.
         each: called with every row as soon as it is known.
 

@@ -1,4 +1,4 @@
-"""Images in batches that memory holds."""
+"""Batches of images that fit in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Batches:
         """Call `work` for consecutive slices of range(count); a slice that did not fit is repeated in smaller ones.
 
         Raises:
-            UserError: one image alone is too much.
+            UserError: a single image does not fit.
         """
         start = 0
         while start < count:

@@ -1,4 +1,4 @@
-"""The public face of the metrics: arrays or files in, checked, and a dictionary or a ClassResult out."""
+"""The public functions of the metrics: they check arrays or files and return a dictionary or a ClassResult."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def class_metrics(
         names: of the images, for error messages.
 
     Raises:
-        UserError: shapes do not belong together, or a score is NaN or infinite (the image is named).
+        UserError: shapes do not match, or a score is NaN or infinite (the image is named).
     """
     if definition not in DEFINITIONS:
         raise UserError(f"definition must be {' or '.join(DEFINITIONS)}, not '{definition}'")

@@ -1,4 +1,4 @@
-"""What training and evaluation ask of a method, whichever it is: features, a loss, anomaly maps and image scores."""
+"""The interface that training and evaluation use for every method: features, a loss, anomaly maps and image scores."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class AllFeatures(Protocol):
 
 
 class Prepared(NamedTuple):
-    """How far `Method.prepare` is."""
+    """The progress of `Method.prepare`."""
 
     share: float  # of its work, in [0, 1]
-    kept: Mapping[str, Tensor] = {}  # what it needs to go on from here after a kill; empty: it would begin again
+    kept: Mapping[str, Tensor] = {}  # what it needs to resume from here after a kill; empty: it would start over
 
 
 class Method(nn.Module, ABC):
@@ -107,7 +107,7 @@ class Method(nn.Module, ABC):
         Args:
             features: of all training images, the last incomplete batch included.
             kept: what a killed preparation last saved, on the CPU; the model and the random state are as they were
-                then. Empty at a first start, and for methods that keep nothing: begin at the beginning.
+                then. Empty at the first start, and for methods that keep nothing: start from the beginning.
         """
         return ()
 

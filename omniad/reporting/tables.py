@@ -1,4 +1,4 @@
-"""A table of the paper as data: for each of its rows what is printed, what was measured here and what was counted here.
+"""A table of the paper as data: for each row the printed numbers, our measurements and our counts.
 
 How that becomes columns and text is decided in layout.py; which rows there are, in config/tables.yaml.
 """
@@ -117,7 +117,7 @@ def find(
     counts: Counts,
     protocol: Settings | None = None,
 ) -> Found:
-    """Put together what was measured.
+    """Collect what was measured.
 
     Args:
         measurements: the lines of measurements.csv.

@@ -1,4 +1,4 @@
-"""What a training takes of a GPU's memory, counted on shapes alone (`meta` tensors): nothing is computed."""
+"""The GPU memory that a training needs, counted from shapes alone (`meta` tensors): nothing is computed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def shortage(run: RunSettings, device: torch.device) -> str:
-    """What to do where memory did not suffice, what changes no number first."""
+    """What to do when memory ran out; remedies that do not change the numbers come first."""
     size, wanted = run.training.batch_size, training_memory(run)
     remedies = []
     if device.type == "cuda":

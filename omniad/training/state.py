@@ -1,4 +1,4 @@
-"""What a training needs to go on after a kill: `<run folder>/state/`, which no rule of the workflow declares.
+"""What a training needs to resume after a kill: `<run folder>/state/`, which no rule of the workflow declares.
 
 `latest.pt` is the last state, `previous.pt` the one before it, for the case that the last is damaged. Each is written
 under a temporary name, flushed to disk and renamed, so that a kill at any moment leaves at least one whole state.
