@@ -166,7 +166,7 @@ def _check_runs(archive: Path, folder: Path) -> None:
         if changed or measured_others(run.folder, run.provenance, thorough=True):
             raise UserError(f"{archive}: the weights of {run.dataset}/{run.run} are not the ones that were evaluated")
         if weights.is_file():
-            from omniad.models import load_model  # torch takes seconds; the other refusals need not wait
+            from omniad.models import load_model  # torch takes seconds to import
 
             load_model(run.folder)  # they are those of its config.yaml, finite, and no code is in them
 

@@ -40,7 +40,7 @@ def _run(arguments: list[str] | None) -> int:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries: the download reports their outcome
     try:
         options.command(options)
-        sys.stdout.flush()  # now, while an error can be told
+        sys.stdout.flush()  # now, while an error can still be reported
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

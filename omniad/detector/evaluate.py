@@ -62,7 +62,7 @@ def evaluate_tiled(run_dir: str | Path, device: torch.device | None = None, keep
 
 
 def _evaluate_class(detector: Detector, rows: pd.DataFrame, folder: Path) -> OfClass:
-    """One class. Maps and masks of full size, more than memory holds perhaps, are in files in `folder` meanwhile."""
+    """Evaluate one class. Full-size maps and masks may not fit in memory, so they are kept in files in `folder`."""
     number, side, source = len(rows), detector.size, Path(detector.settings.source.folder)
     images = np.empty((number, side, side, 3), np.uint8)
     bits, maps = np.zeros((number, side, side), np.uint8), np.empty((number, side, side), np.float32)

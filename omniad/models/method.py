@@ -49,7 +49,7 @@ class Method(nn.Module, ABC):
     caches_features = True
     """Whether what `encode` gives depends on the image, the method and the encoder's weights alone.
 
-    Training then rounds it to half precision and keeps it over the epochs, for all runs.
+    Training then rounds it to half precision and keeps it for all epochs and runs.
     """
 
     training_free = False
@@ -62,7 +62,7 @@ class Method(nn.Module, ABC):
     """Whether a training step does the same operations every time, all of them on the device (see cuda_graph.py)."""
 
     evaluated_draws = 5
-    """How often an evaluation draws anew where inference is random (`draws`), to tell the spread."""
+    """How often an evaluation redraws if inference is random (`draws`), to measure the spread."""
 
     encoder: FrozenEncoder
     """Its weights come from a file (`load_weights`); all others are drawn."""

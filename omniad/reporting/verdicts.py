@@ -6,9 +6,9 @@ by the true shift, and by chance with standard deviation s sqrt(1 + 1/n). So the
     mean - print +- (half a unit of print's last digit + t(.975, n - 1) s sqrt(1 + 1/n)).
 
 A number is *reproduced* when this interval lies within +-margin; else *higher* or *lower* when it lies entirely above
-or below 0; else *inconclusive*. s comes only from the run's own seeds, so one seed decides nothing. Parameters and FLOPs
-have no spread: they are reproduced when they are equal at the printed precision. Error rates, and why no spread is
-pooled over runs: docs/verdicts.md.
+or below 0; else *inconclusive*. s comes only from the run's own seeds, so one seed decides nothing. Parameters and
+FLOPs have no spread: they are reproduced when they are equal at the printed precision. Error rates, and why no spread
+is pooled over runs: docs/verdicts.md.
 """
 
 from __future__ import annotations

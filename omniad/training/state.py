@@ -44,7 +44,7 @@ class Position:
     norms: list[Tensor] = field(default_factory=list)  # of their gradients
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # rows of epochs.csv
     prepared: bool = False  # `Method.prepare` is done
-    kept: Mapping[str, Tensor] = field(default_factory=dict)  # what it would go on from
+    kept: Mapping[str, Tensor] = field(default_factory=dict)  # what it would resume from
     started: str = ""
     seconds: float = 0.0  # spent in the open epoch
     wall_s: float = 0.0  # of all processes that worked on this training; so are the next three
