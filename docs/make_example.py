@@ -26,7 +26,7 @@ KEPT = (
 )
 ABOUT = (
     "> An example, committed so that you can see a report without running anything: the miniature that `make demo` "
-    "makes, in four minutes on two cores. Not here: its `report.html` ([how that looks](report-html.png)), PDFs "
+    "produces in four minutes on two cores. Not included: its `report.html` ([screenshot](report-html.png)), PDFs "
     "and the run folders.\n\n"
 )
 
