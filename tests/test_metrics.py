@@ -245,8 +245,8 @@ def test_scores_that_are_not_finite_are_refused_and_the_image_named(bad, dtype):
         ((np.zeros((2, 1, 4, 4)), np.zeros((2, 1, 4, 4))), r"maps: .* \(images, height, width\)"),
         ((np.zeros((0, 4, 4)), np.zeros((0, 4, 4))), "maps: .* without zeros"),
         ((np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), np.zeros(3)), r"labels: shape \(3,\)"),
-        ((np.zeros((2, 4, 4), complex), np.zeros((2, 4, 4))), "maps: must hold numbers"),
-        ((np.full((2, 4, 4), "x"), np.zeros((2, 4, 4))), "maps: must hold numbers"),
+        ((np.zeros((2, 4, 4), complex), np.zeros((2, 4, 4))), "maps: must contain numbers"),
+        ((np.full((2, 4, 4), "x"), np.zeros((2, 4, 4))), "maps: must contain numbers"),
         ((np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), None, "exakt"), "exact or published"),
     ],
 )

@@ -96,7 +96,7 @@ def add_commands(commands: Commands) -> None:
         "--quantile",
         type=float,
         default=0.99,
-        help="share of the good images that must not exceed the threshold (%(default)s)",
+        help="share of the good images that must not exceed the threshold (default: %(default)s)",
     )
     sub.add_argument(
         "--weights",

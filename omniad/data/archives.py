@@ -105,7 +105,7 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
             content = opened.extractfile(member) if member.isreg() else None
             if content is None:
                 kind = "a link" if member.islnk() or member.issym() else "a device or other special file"
-                raise Unwanted(f"holds {kind}, {member.name[:80]!r}")
+                raise Unwanted(f"contains {kind}, {member.name[:80]!r}")
             yield member.name, content
             opened.members = []  # type: ignore[attr-defined]  (tarfile keeps all of them)
         while rest := read(opened.fileobj):  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         for member in opened.infolist():
             kind = (member.external_attr >> 16) & 0o170000  # of the Unix mode; 0 where none was recorded
             if kind not in (0, 0o100000, 0o040000):
-                raise Unwanted(f"holds a link or special file, {member.filename[:80]!r}")
+                raise Unwanted(f"contains a link or special file, {member.filename[:80]!r}")
             if member.is_dir():
                 safe_path(member.filename)
                 continue
@@ -147,5 +147,5 @@ def safe_path(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     foreign = PureWindowsPath(name)
     if path.is_absolute() or ".." in path.parts or foreign.drive or "\\" in name or "\0" in name:
-        raise Unwanted(f"holds {name[:80]!r}, a path outside its folder")
+        raise Unwanted(f"contains {name[:80]!r}, a path outside its folder")
     return path

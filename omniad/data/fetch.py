@@ -134,7 +134,7 @@ def _mismatch(file: RemoteFile, place: Path, sha256: str, record: dict[str, Any]
     if not sha256.startswith(file.sha256):
         return f"has sha256 {sha256} instead of {file.sha256}"
     if not file.sha256 and record.get("sha256", sha256) != sha256:
-        return f"has sha256 {sha256}, and {_record_path(place)} recorded {record['sha256']} when it came"
+        return f"has sha256 {sha256}, and {_record_path(place)} recorded {record['sha256']} when it was fetched"
     return ""
 
 

@@ -127,7 +127,7 @@ def fit(
 
 def _run_settings(folder: Path, run_dir: Path, settings: Settings, weights: str | Path | None) -> RunSettings:
     if not folder.is_dir():
-        is_file = "is a file; name the folder that holds the good images"
+        is_file = "is a file; name the folder with the good images"
         raise UserError(f"{folder}: {is_file if folder.exists() else 'no such folder'}")
     name = folder.resolve().name or "images"
     if problem := name_problem(name):

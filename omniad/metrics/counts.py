@@ -141,7 +141,7 @@ class ClassPixels:
             extremes[:, 0], extremes[:, 1] = scores.min(axis=(1, 2)), scores.max(axis=(1, 2))
             if not np.isfinite(extremes).all():
                 image = piece.start + int(np.argmin(np.isfinite(extremes).all(axis=1)))
-                raise UserError(f"anomaly map of image {self._name(image)}: holds NaN or infinite scores")
+                raise UserError(f"anomaly map of image {self._name(image)}: contains NaN or infinite scores")
             bits, anomalous = scores.view(self.bits), self.image_anomalous[piece]
             pixels, number = kernels.find_anomalous(
                 bits, masks, self.magnitude, keys, regions, areas, anomalous, pixels, number

@@ -106,7 +106,7 @@ def _checked(maps: Any, masks: Any, labels: Any, scores: Any, names: Sequence[st
     arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":
-            raise UserError(f"{name}: must hold numbers, not {array.dtype}")
+            raise UserError(f"{name}: must contain numbers, not {array.dtype}")
     shape = arrays["maps"].shape
     if len(shape) != 3 or 0 in shape:
         raise UserError(f"maps: the shape must be (images, height, width), without zeros, not {shape}")

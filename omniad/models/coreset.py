@@ -191,7 +191,7 @@ def check_room(needed: float, what: str, setting: str) -> None:
     free = available_memory()
     if needed > free:
         raise UserError(
-            f"{what} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free: lower model.{setting}"
+            f"{what} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free; lower model.{setting}"
         )
 
 
