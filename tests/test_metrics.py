@@ -229,7 +229,7 @@ def test_a_perfect_map():
 def test_scores_that_are_not_finite_are_refused_and_the_image_named(bad, dtype):
     maps = np.zeros((3, 4, 4), dtype)
     maps[1, 2, 3] = bad
-    with pytest.raises(UserError, match="image 1: holds NaN"):
+    with pytest.raises(UserError, match="image 1: contains NaN"):
         class_metrics(maps, np.zeros((3, 4, 4)))
     with pytest.raises(UserError, match=r"image 1 \(b\.png\)"):
         class_metrics(maps, np.zeros((3, 4, 4)), names=["a.png", "b.png", "c.png"])
