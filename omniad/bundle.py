@@ -121,7 +121,7 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 
 def _check_files(archive: Path, folder: Path) -> None:
-    """Exactly the files that the manifest lists, all of kinds that a run has, each with its hash."""
+    """Check that the bundle has exactly the listed files, all of known kinds, each with its hash."""
     with reading(archive, f"not made by `omniad bundle`: no readable {MANIFEST}"):
         if not (folder / MANIFEST).is_file():
             raise ValueError("it is not there")
@@ -146,7 +146,7 @@ def _check_files(archive: Path, folder: Path) -> None:
 
 
 def _check_runs(archive: Path, folder: Path) -> None:
-    """Every run is what its folder's name says, and its metrics are metrics."""
+    """Check that every run is the one its folder's name says, and that its metrics are valid."""
     runs = finished_runs(folder)
     names = {PurePosixPath(*file.relative_to(folder).parts[:4]) for file in folder.glob("runs/*/*/seed*/*")}
     complete = {PurePosixPath(run.folder.relative_to(folder).as_posix()) for run in runs}

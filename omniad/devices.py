@@ -26,7 +26,7 @@ _held: list[TextIO] = []
 
 
 def pick_device() -> torch.device:
-    """A GPU that no other omniad process of this machine uses, waiting for one if need be; without a GPU the CPU.
+    """A GPU that no other omniad process on this machine uses, after waiting if necessary; without a GPU the CPU.
 
     Only the GPUs that CUDA_VISIBLE_DEVICES leaves visible are considered. The one GPU that Slurm gave a job is that
     job's; of several (an interactive allocation in which a whole workflow runs) each process locks its own.

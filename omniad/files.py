@@ -18,7 +18,7 @@ from omniad.errors import UserError
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # names of `tempfile`, as `atomic_write` asks for them
 REASON = 200  # characters of an error's text in a message, at most
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would evaluate
 MOST_TEXT = 2**28  # bytes of a text file that is read whole
 
 
@@ -60,7 +60,7 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def reading(file: str | Path, problem: str) -> Iterator[None]:
-    """Whatever a file that may be damaged, or a stranger's, makes its reader raise or warn of becomes one line.
+    """Turn whatever the reader of a damaged or untrusted file raises or warns of into one line.
 
     A whole family of errors, up to RecursionError and MemoryError, is what decoders raise of such files, so it is not
     listed. Hence this block holds the reading and nothing else.
@@ -157,7 +157,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def has_files(folder: str | Path) -> bool:
-    """Whether a data set's folder holds anything: then it is used as it is."""
+    """Whether a data set's folder contains anything: then it is used as it is."""
     folder = Path(folder)
     return folder.is_dir() and any(folder.iterdir())
 

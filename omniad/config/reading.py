@@ -1,4 +1,4 @@
-"""From YAML files to settings: the project's configuration, overlays on it, and what they make of one run."""
+"""From YAML files to settings: the project's configuration, overlays on it, and the resolved settings of one run."""
 
 from __future__ import annotations
 

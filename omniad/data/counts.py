@@ -43,7 +43,7 @@ def chosen_classes(source: SourceSettings, names: Iterable[str]) -> set[str]:
 
 
 def subset_text(source: SourceSettings) -> str:
-    """ "2 of 15 classes" where some are chosen; "" where all are used."""
+    """ "2 of 15 classes" if some are chosen; "" if all are used."""
     if not source.classes:
         return ""
     try:

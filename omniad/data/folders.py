@@ -33,7 +33,7 @@ SHOWN = 3  # examples of each reason
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Whether a file's name has an image's ending."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (called for every file)
 
 
@@ -117,7 +117,7 @@ def entries(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
 
 
 def _odd(entry: os.DirEntry[str]) -> str:
-    """Why an entry is neither file nor folder of a usable name; "" when it is."""
+    """Why an entry is not a usable file or folder; "" if it is."""
     if CONTROL.search(entry.name):
         return "whose name is not UTF-8 or has control characters"
     try:
@@ -143,7 +143,7 @@ def _leads_up(link: Path) -> bool:
 
 
 def kind_of(mode: int) -> str:
-    """What something is that is neither a file nor a folder."""
+    """The kind of an entry that is neither a file nor a folder."""
     kinds = (
         (stat.S_ISFIFO, "a FIFO"),
         (stat.S_ISSOCK, "a socket"),

@@ -89,7 +89,7 @@ class GrowingPack:
         for name, rows in ((IMAGES, images), (MASKS, masks)):
             content, position = rows.data.cast("B"), self._starts[name] + start * self._lengths()[name]
             hashed.update(content)
-            while content:  # a write may be cut short, on a disk that is nearly full for one
+            while content:  # a write may be cut short, e.g. on a nearly full disk
                 written = os.pwrite(self._files[name], content, position)
                 content, position = content[written:], position + written
         return hashed.hexdigest()

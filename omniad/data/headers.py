@@ -17,9 +17,9 @@ BATCH = 256
 
 
 class Looked(NamedTuple):
-    """What the headers and the status of all files tell."""
+    """What was found in the headers and the status of all files."""
 
-    problems: list[tuple[str, str]]  # its kind; the path, with what more there is to say
+    problems: list[tuple[str, str]]  # its kind; the path, with details
     files: int
     sha256: str  # of all paths, sizes and times
 

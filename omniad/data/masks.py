@@ -93,7 +93,7 @@ def _decode(file: str | Path, turned_like: str | Path | None, numbered: bool) ->
 
 
 def mask_problem(size: tuple[int, int], orientation: int, mask_size: tuple[int, int], mask_orientation: int) -> str:
-    """Why a mask can't be laid over its image when both are turned upright; "" when it can.
+    """Why a mask doesn't fit its image when both are turned upright; "" if it does.
 
     Sizes are widths and heights as stored, of the image first; orientations are EXIF's, 1 where there is no entry.
     """
@@ -172,7 +172,7 @@ def _by_colours(mask: Image.Image, lossy: bool) -> tuple[np.ndarray, str]:
 
 
 def _by_levels(levels: np.ndarray, present: Sequence[float], lossy: bool) -> tuple[np.ndarray, str]:
-    """The defect of grey levels (H, W), of which `present` are there, in order."""
+    """The defect in grey levels (H, W); `present` are the levels that occur, sorted."""
     low, high = present[0], present[-1]
     if not (low >= 0 and high < float("inf")):  # NaN, too
         raise ValueError(f"levels from {low:g} to {high:g}; {MISREAD}")

@@ -28,7 +28,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 class Unfit(ValueError):
-    """A file that is not read as an image, whatever PIL makes of it."""
+    """A file that is refused as an image, whether or not PIL could read it."""
 
     def __init__(self, kind: str, detail: str = ""):
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -36,7 +36,7 @@ class Unfit(ValueError):
 
 
 class Header(NamedTuple):
-    """What an image file's header tells, and its status."""
+    """An image file's header and file status."""
 
     size: tuple[int, int]  # width and height, as stored
     mode: str

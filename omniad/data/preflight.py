@@ -29,7 +29,7 @@ FULL_RESOLUTION = 1024  # whose size is given for Real-IAD
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Something to fetch, and what a person does who can't."""
+    """Something to fetch, and what to do if that is not possible."""
 
     title: str
     urls: tuple[str, ...]  # one that answers is enough
@@ -45,7 +45,7 @@ def preflight(
 ) -> None:
     """Check the data sets that are about to be indexed, and weights and textures of the runs about to be trained.
 
-    What is missing and can be fetched is no problem: its address must answer within ten seconds, the disk must have
+    Missing files that can be fetched are no problem: the address must respond within ten seconds, the disk must have
     room, and a gated data set needs the user's token.
 
     Raises:
@@ -136,7 +136,7 @@ def _wanted_textures(run: RunSettings, downloads: Mapping[str, DownloadSettings]
 
 
 def _check_sizes(files: list[RemoteFile]) -> None:
-    """An archive put there by hand that is cut off; its hash is looked at when it is used."""
+    """Refuse a truncated archive that was put there by hand; its hash is checked when it is used."""
     for file in files:
         if file.path.is_file() and file.size and file.path.stat().st_size != file.size:
             found = file.path.stat().st_size

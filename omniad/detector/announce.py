@@ -58,7 +58,7 @@ def _kept(index: pd.DataFrame) -> str:
 
 
 def _advise_tiles(run: RunSettings, index: pd.DataFrame, scored: int, on_cpu: bool) -> None:
-    """Say where images are so large that small defects get lost when they are resized, and what tiles would cost."""
+    """Say if images are so large that small defects get lost when they are resized, and what tiles would cost."""
     side, tiles = run.data.image_size, TileSettings()
     images = index.loc[index["split"] == "train", "image"].tolist()
     some = [images[place] for place in own.spread(min(len(images), LOOKED_AT), len(images))]

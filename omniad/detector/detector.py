@@ -73,7 +73,7 @@ class Detector:
         kept = read_threshold(self.run_dir)
         self.device = pick_device() if device is None else torch.device(device)
         self.model = load_model(run_dir, self.device)
-        # What a map may show before it counts. From tiles' maps it is taken off before these are blended.
+        # What a map of a good image shows. It is subtracted from tiles' maps before these are blended.
         self._of_tile = self.model.expected_map(self.size).cpu().numpy()  # (S, S)
         self.expected = np.zeros((1, 1), np.float32) if self.tiles else self._of_tile
         if kept and of_other_weights(kept, self.run_dir):
@@ -88,7 +88,7 @@ class Detector:
     def use(self, kept: Threshold | None) -> None:
         """Use this threshold from now on, or none."""
         self.threshold = kept.threshold if kept else None
-        self.typical = kept.typical if kept else None  # what the map usually shows beyond `expected` where all is well
+        self.typical = kept.typical if kept else None  # by how much a good image's map usually exceeds `expected`
 
     def score(
         self, images: str | Path | Iterable[str | Path], skipped: dict[Path, str] | None = None
@@ -112,7 +112,7 @@ class Detector:
         return self._score(files, skipped)
 
     def _score(self, files: list[Path], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
-        # Images are read while what was read before them is computed: a batch, or with tiles a single one; on a CPU,
+        # Images are read ahead while earlier ones are computed: a batch, or with tiles a single one; on a CPU,
         # which takes far longer to compute than to read a large image, memory then holds one at a time.
         batch_size = self.settings.evaluation.batch_size
         threads, ahead = usable_cores(), 2 * batch_size
@@ -172,9 +172,9 @@ class Detector:
     def compute(self, pixels: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Smoothed maps (B, S, S) and scores (B,), float32, of images (B, S, S, 3), uint8 RGB.
 
-        `own` (B,) says which of the training images they are, for a method that then leaves these out (`LeavesOut`).
+        `own` (B,) says which training images they are, for a method that then leaves these out (`LeavesOut`).
         """
-        self.model.seed_draws(0)  # before every batch: an image's score does not depend on the images around it
+        self.model.seed_draws(0)  # before every batch, so that an image's score does not depend on the images around it
         with arithmetic("fp32", self.device):
             features = self.model.encode(normalise(pixels).to(self.device))
             if own is None:
@@ -196,7 +196,7 @@ class Detector:
 
 
 class _Image(NamedTuple):
-    """A file as it was read, or the reason why it can't be."""
+    """An image that was read, or the reason why it can't be."""
 
     file: Path
     pixels: np.ndarray  # see `Detector.pixels`

@@ -158,7 +158,7 @@ def _write_skipped(file: Path, skipped: dict[Path, str]) -> None:
 
 
 def _remove_earlier(out: Path) -> None:
-    """Remove what an earlier call wrote, or began to: its maps must not lie beside other scores."""
+    """Remove what an earlier call wrote, even in part: its maps must not be mixed with new scores."""
     folders = [out / name for name in PREDICTED_FOLDERS if is_predicted(out / name)]
     files = [file for folder in folders if folder.is_dir() for file in folder.iterdir() if RESULT.search(file.name)]
     try:

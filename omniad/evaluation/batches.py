@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Batches:
-    """Runs work batch by batch; where memory does not suffice the batch is halved, and stays so for what follows."""
+    """Runs work batch by batch; when memory runs out, the batch is halved for this and all later calls."""
 
     def __init__(self, size: int, device: torch.device):
         self.size, self.device = size, device
@@ -39,7 +39,7 @@ class Batches:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return False  # from outside this block, where the error no longer holds what was in memory
+            return False  # outside this block, where the error no longer keeps tensors in memory
         return True
 
     def _halve(self, tried: int) -> None:

@@ -70,7 +70,7 @@ class Method(nn.Module, ABC):
     def __init__(self, settings: ModelSettings):
         super().__init__()
         self.settings = settings
-        self.generator = torch.Generator("cpu")  # of what is drawn in inference too; part of the training state
+        self.generator = torch.Generator("cpu")  # for random draws in inference; part of the training state
         self.seed_draws(0)
 
     def load_start(self, file: Path) -> None:
@@ -82,7 +82,7 @@ class Method(nn.Module, ABC):
         return 0.0
 
     def encoding_parts(self) -> Sequence[nn.Module]:
-        """The networks that `encode` uses; their weights tell whether features can be kept."""
+        """The networks that `encode` uses; their weights decide whether kept features are still valid."""
         return [self.encoder]
 
     @abstractmethod
@@ -135,7 +135,7 @@ class Method(nn.Module, ABC):
         return maps.amax(dim=(1, 2))
 
     def expected_map(self, size: int) -> Tensor:
-        """What of every map is not held against its image, (size, size): see `PatchMemory`; by default nothing."""
+        """What good images' maps show, which is not anomalous, (size, size): see `PatchMemory`; by default 0."""
         return torch.zeros(size, size)
 
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
@@ -192,7 +192,7 @@ class TrainingFree(Method):
         raise NotImplementedError(f"{type(self).__name__} has no training steps")
 
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
-        """None: nothing is learned step by step."""
+        """None, because nothing is learned step by step."""
         return []
 
 

@@ -179,7 +179,7 @@ class Training:
         self.progress.epoch_done()
 
     def _between_steps(self, save: bool = True) -> None:
-        """Whatever is due: a save, an end, a look at the losses (they stay on the device, so that no step waits)."""
+        """Do whatever is due: save, stop, or check the losses (they stay on the device, so that no step waits)."""
         every = self.settings.training.save_every_s
         due = time.monotonic() - self._saved >= (every and max(every, self._save_s / SAVING_SHARE))
         if save and (self.stop.signal or due):

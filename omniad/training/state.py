@@ -56,7 +56,7 @@ class Position:
 
 
 def fingerprint(settings: RunSettings, seed: int, data_sha256: str, weights_sha256: str) -> dict[str, str]:
-    """Everything that a training's numbers depend on, but for machine and library versions, by key."""
+    """Everything that a training's numbers depend on, except machine and library versions, by key."""
     numbers = settings.numbers()
     keys = {f"{group}.{key}": value for group in ("model", "training") for key, value in numbers[group].items()}
     keys |= {"data.image_size": settings.data.image_size, "data.sha256": data_sha256, "seed": seed}
@@ -100,7 +100,7 @@ class StateFolder:
                 raise OSError(errno.ENOSPC, "the disk is full or no longer writable") from error
             file.flush()
             os.fsync(file.fileno())
-            if latest.exists():  # only now, when the new one is whole
+            if latest.exists():  # only now, when the new one is complete
                 latest.replace(self.folder / PREVIOUS)
 
     def forget_previous(self) -> None:

@@ -18,7 +18,7 @@ from omniad.data.layouts.class_folders import GOOD, read_class
 from omniad.data.layouts.record import ANOMALOUS, NORMAL, Record
 from omniad.errors import UserError
 
-HELD_OUT_MOST = 100  # images of a product: more would tell little more about its scores
+HELD_OUT_MOST = 100  # images of a product: more would say little more about its scores
 
 
 def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:
