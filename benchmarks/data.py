@@ -1,4 +1,4 @@
-"""How fast data sets are indexed and packed, and with how much memory.
+"""Measure the speed and memory of indexing and packing data sets.
 
     python benchmarks/data.py rates              packing against plain PIL, on the miniatures and on large images
     python benchmarks/data.py full [--rows N]    a data set of Real-IAD's size in its layout, of small images

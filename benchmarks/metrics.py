@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/metrics.py --images 115
 
 One class of seeded maps of 256x256 pixels, about 2 % of them anomalous, P-AUROC near .98 and P-AP near .55. Each tool
-runs in a process of its own, which loads maps and masks, warms up on five images, and then repeats the whole class:
+runs in a separate process, which loads maps and masks, warms up on five images, and then repeats the whole class:
 the fastest repetition counts, and the largest growth of the resident memory above what stood before. omniad computes
 all seven metrics in both definitions each time. Prints a Markdown table. Compare only numbers of one run: other work
 on the machine changes all of them.

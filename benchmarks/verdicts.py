@@ -1,8 +1,8 @@
-"""How often the verdicts' rule errs, by simulation: the tables of docs/verdicts.md.
+"""Simulate how often the verdicts' rule errs: the tables of docs/verdicts.md.
 
     python benchmarks/verdicts.py [--trials 100000]
 
-Prints Markdown; takes about a minute on one core. The margin is 0.5 points throughout, print is rounded to 0.1.
+Prints Markdown in about a minute on one core. The margin is 0.5 points throughout, printed numbers are rounded to 0.1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The committed example of a report: `make demo`, then `python docs/make_example.py results/demo`.
+"""Make the committed example report: `make demo`, then `python docs/make_example.py results/demo`.
 
-Copies report.md with its tables and figures to docs/example-report/: pictures in fewer colours, without what is too
+Copies report.md with its tables and figures to docs/example-report/: pictures with fewer colours, without files too
 large for a repository (report.html, PDFs, run folders); links to that become plain text.
 """
 

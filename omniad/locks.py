@@ -1,4 +1,4 @@
-"""One process at a time writes a file or folder."""
+"""Locks, so that only one process at a time writes a file or folder."""
 
 from __future__ import annotations
 

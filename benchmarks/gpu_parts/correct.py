@@ -1,4 +1,4 @@
-"""Whether the device computes what the CPU does in double precision; and the flags under which it computes."""
+"""Check that the device computes what the CPU does in double precision, and with which flags."""
 
 from __future__ import annotations
 

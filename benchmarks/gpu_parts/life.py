@@ -1,4 +1,4 @@
-"""What surrounds a training on a device: caches, a kill and its resume, the energy counter, the exported graph."""
+"""Check everything around a training on a device: caches, kill and resume, the energy counter, the exported graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a training step of the default model takes, in every variant, beside two floors and a plain loop."""
+"""Time a training step of the default model in every variant, beside two lower bounds and a plain loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it broke off, retried with growing pauses, from the next address when one fails."""
+"""Download one file over HTTP: resume where it broke off, retry with growing pauses, try further addresses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One run: from its settings, its pack and a seed to its folder.
+"""Train one run: from its settings, its pack and a seed to a run folder.
 
 The last epoch is the result. With one seed, one thread count and one CPU the result is the same bit for bit, however
-often the training was killed in between; a GPU's convolutions are not promised to be.
+often the training was killed in between; on a GPU, convolutions may differ.
 """
 
 from __future__ import annotations
