@@ -165,7 +165,7 @@ class Method(nn.Module, ABC):
         """What the published parameter count of this method includes besides the model's own parameters.
 
         Parts that its code never runs, or constants registered as parameters. `omniad complexity` builds them to count
-        as print does.
+        as the publication does.
         """
         return []
 

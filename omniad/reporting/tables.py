@@ -18,7 +18,7 @@ from omniad.reporting.verdicts import Verdict, judge, judge_count, not_comparabl
 from omniad.runs.finished import FinishedRun, differences
 from omniad.runs.measurements import Measurement
 
-SHOWN = "published"  # the definition of the metrics that is shown beside print
+SHOWN = "published"  # the definition of the metrics that is compared with printed numbers
 DEFINITIONS = (SHOWN, "exact")
 PRINTED_VARIANT = "released"  # whose parameters and FLOPs the paper prints
 ROMAN = {str(number): text for number, text in enumerate(("I", "II", "III", "IV", "V", "VI", "VII", "VIII"), start=1)}
