@@ -48,7 +48,7 @@ PARTS = {
     "prediction": Part("Prediction", "scoring.prediction", 90),
     "real": Part("Real images", "real.training", 3600),
 }
-LEAST_S = 20  # a part is not begun with less time than this
+LEAST_S = 20  # no part is started with less time than this
 
 
 def main() -> int:
