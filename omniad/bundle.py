@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from omniad.data.archives import is_zip
 from omniad.data.extract import extract
 from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write, read_text, reading, sha256_file
@@ -45,7 +46,7 @@ def bundle(run_dirs: Iterable[Path], out: Path) -> list[str]:
         The runs' names in the bundle: <dataset>/<run>/seed<n>.
 
     Raises:
-        UserError: a folder is not an evaluated run, two are the same run, or `out` cannot be written.
+        UserError: a folder is not an evaluated run, two are the same run, or `out` is not a .zip or cannot be written.
     """
     runs: dict[str, Path] = {}
     for folder in run_dirs:
@@ -55,6 +56,8 @@ def bundle(run_dirs: Iterable[Path], out: Path) -> list[str]:
         runs[name] = folder
     if not runs:
         raise UserError("omniad bundle: name at least one run folder")
+    if not is_zip(out):  # `unbundle` would take it for a tar
+        raise UserError(f"{out}: a bundle is a zip; name it {out.name}.zip")
     files = {f"runs/{name}/{part}": folder / part for name, folder in sorted(runs.items()) for part in _parts(folder)}
     manifest = {"format": FORMAT, "files": {name: sha256_file(file) for name, file in files.items()}}
     with atomic_write(out, "wb") as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -11,6 +11,7 @@ import sys
 import omniad
 from omniad.commands import data, doctor, evaluation, images, models, reporting, runs, settings, training
 from omniad.commands.parser import Commands
+from omniad.devices import is_out_of_memory
 from omniad.errors import UserError
 from omniad.files import in_one_line
 
@@ -60,7 +61,7 @@ def _in_one_line(error: Exception) -> str:
     reason = in_one_line(error)
     if isinstance(error, OSError) and error.strerror:  # the machine's: a full disk, a file without permission
         return f"{error.filename or 'output'}: {error.strerror}"
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return f"out of memory: {reason}"
     return f"unexpected {type(error).__name__}: {reason}; this is a bug: repeat with --debug and report the traceback"
 

@@ -72,10 +72,8 @@ def lock_first_free(names: Sequence[str], folder: Path | None = None, poll_s: fl
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error means that the GPU or the machine ran out of memory."""
-    import torch
-
     told = any(text in str(error) for text in ("allocate memory", "not enough memory", "out of memory"))
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or told
+    return isinstance(error, MemoryError) or told
 
 
 def other_load() -> bool:

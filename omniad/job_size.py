@@ -10,6 +10,7 @@ import math
 
 from omniad.config import RunSettings
 from omniad.data.counts import class_counts
+from omniad.errors import UserError
 
 TRAINING_S = 0.03  # budget for one image of one epoch of the default model at 256 pixels
 EVALUATION_S = 0.03  # the same for one test image, metrics included
@@ -49,7 +50,11 @@ def memory_mb(run: RunSettings, attempt: int = 1) -> int:
 
 def images(run: RunSettings, split: str) -> int:
     """How many images a split of the run's data set has: from its table of counts, else a guess."""
-    return sum(class_counts(run.source, split).values()) or UNKNOWN_IMAGES
+    try:
+        known = sum(class_counts(run.source, split).values())
+    except UserError:  # a run that was made elsewhere, with a table or classes of its own
+        known = 0
+    return known or UNKNOWN_IMAGES
 
 
 def _largest_class(run: RunSettings) -> int:

@@ -94,6 +94,11 @@ def test_what_is_no_finished_run_is_told(run, tmp_path):
     assert not (tmp_path / "b.zip").exists()
 
 
+def test_a_name_that_unbundle_would_not_take_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match=r"b\.omniad: a bundle is a zip; name it b\.omniad\.zip"):
+        bundle([run], tmp_path / "b.omniad")
+
+
 def test_one_run_twice_is_told(run, tmp_path):
     with pytest.raises(UserError, match="name each run once"):
         bundle([run, run], tmp_path / "b.zip")

@@ -57,6 +57,29 @@ def test_a_wrong_name_is_told_before_anything_starts(classes, told):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("datasets: 3", "'datasets' should be a valid list, not 3"),
+        ("datasets: [mvtec]\nsources: {mvtec: 3}", "'sources.mvtec' should be .* not 3"),
+    ],
+)
+def test_classes_beside_another_mistake_do_not_hide_it(tmp_path, text, told):
+    (tmp_path / "overlay.yaml").write_text(f"classes: [bottle]\n{text}\n")
+    with pytest.raises(UserError, match=told):
+        load_settings(tmp_path / "overlay.yaml")
+
+
+def test_classes_are_those_of_the_default_data_sets_where_none_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("omniad.config.reading.CONFIG_FOLDER", tmp_path / "outside a checkout")
+    sources = {
+        name: {"title": name, "layout": "mvtec", "folder": name} for name in ("mvtec", "visa", "realiad", "mine")
+    }
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump({"classes": ["bottle"], "sources": sources}))
+    found = load_settings(tmp_path / "whole.yaml").sources
+    assert {name for name, source in found.items() if source.classes} == {"mvtec", "visa", "realiad"}
+
+
 def test_classes_of_another_data_set_in_use_are_told():
     settings = load_settings(command_line={"datasets": ["mvtec", "visa"], "classes": TWO})
     with pytest.raises(UserError, match="classes of VisA: unknown 'bottle'; choose from: candle"):

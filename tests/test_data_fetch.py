@@ -76,6 +76,17 @@ def test_without_a_hash_nothing_is_resumed(server, place):
     assert "nothing published" in json.loads((place.parent / "set.tar.json").read_text())["verified_by"]
 
 
+@pytest.mark.parametrize("here", [CONTENT, b"x" * 400_000])
+def test_a_part_with_nothing_left_to_ask_for_is_fetched_anew(server, place, here):
+    """Of unknown size, as most weights; a kill after its last byte left it whole, or it is of another file."""
+    url = server.add("/set.tar", CONTENT)
+    place.parent.mkdir()
+    (place.parent / ".set.tar.part").write_bytes(here)
+    fetch(remote(place, url, size=0))
+    assert place.read_bytes() == CONTENT
+    assert server.ranges("/set.tar") == [f"bytes={len(here)}-", ""]
+
+
 def test_a_server_that_always_breaks_off_at_the_same_place_is_given_up(server, place):
     url = server.add("/set.tar", CONTENT, ignores_range=True, break_after=2**17)
     with pytest.raises(UserError, match=r"broke off.*put it at .*set\.tar"):

@@ -266,6 +266,13 @@ def test_a_class_with_validation_images_beside_one_without(tmp_path):
     assert [own.is_given(path) for path in kept] == [True, False, False]
 
 
+def test_however_many_are_held_out_one_is_left_to_train_on(tmp_path):
+    for number in range(4):
+        image(tmp_path / f"bolt/{number}.png")
+    records = own.read(source(tmp_path / "bolt", "own", held_out=0.9), LeftOut())
+    assert sorted(record.split for record in records) == ["train", *["validation"] * 3]
+
+
 AD_2_TOTALS = {("train", "good"): 2528, ("validation", "good"): 302, ("test", "good"): 379, ("test", "bad"): 705}
 LOCO_TOTALS = {
     ("train", "good"): 1778,

@@ -123,6 +123,14 @@ def test_a_pack_of_an_older_version_is_refused(folder):
         open_pack(made.folder)
 
 
+@pytest.mark.parametrize(("name", "content"), [("images.npy", ""), (NOTE, "[]"), (NOTE, "{"), (NOTE, '{"version": 2}')])
+def test_a_damaged_pack_is_told(folder, name, content):
+    made = pack(folder)
+    (made.folder / name).write_text(content)
+    with pytest.raises(UserError, match=r"a broken pack .*; remove the folder"):
+        open_pack(made.folder)
+
+
 def test_the_digest_is_of_the_content_and_each_resolution_has_its_own(folder):
     first, other = pack(folder), pack(folder, 16)
     assert first.digest != other.digest

@@ -22,6 +22,7 @@ from omniad.cli import main
 from omniad.detector.export import export
 from omniad.errors import UserError
 from omniad.locks import locked
+from omniad.runs.provenance import commit
 from omniad.training.state import StateFolder
 from omniad.training.train import train
 
@@ -137,6 +138,23 @@ def test_the_time_estimate_without_memory_is_told(monkeypatch):
     omniad.training.cost.measured_speed.cache_clear()
     with pytest.raises(UserError, match="out of memory on cpu"):
         omniad.training.cost.measured_speed(CPU)
+
+
+def test_want_of_a_gpus_memory_is_no_bug(monkeypatch, capsys):
+    def no_memory(*arguments) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("omniad.detector.export.export", no_memory)
+    assert main(["export", "run", "--format", "pt2", "--out", "graph.pt2"]) == 1
+    assert capsys.readouterr().err == "omniad: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB\n"
+
+
+def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    """A checkout in a container, say: a training would end with an error at its very end."""
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr("omniad.runs.provenance.REPOSITORY", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit() == "unknown"
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**63), "x", "1.5"])

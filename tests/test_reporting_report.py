@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from reporting_results import (
     SEVEN,
     compile_latex,
@@ -266,3 +267,13 @@ def test_a_run_that_can_not_be_read_is_told_and_the_others_are_shown(tmp_path, c
         assert what in line and what in html and f"Left out of the report: {folder}" in caplog.text
     assert "`default`" in text and "runs/mvtec/default/seed0" in text
     assert "runs/mvtec/only_q/seed0 |" not in text
+
+
+@pytest.mark.parametrize("source", [{"counts": "theirs.csv"}, {"classes": ["theirs"]}])
+def test_a_run_with_a_table_of_counts_or_classes_of_its_own_is_no_obstacle(tmp_path, source):
+    """A bundle may bring it; what is left to train is then guessed from 5,000 images."""
+    settings = paper_settings(tmp_path)
+    config = write_run(settings, "visa", "default", 0, VALUES) / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump(values | {"source": values["source"] | source}))
+    assert "runs/visa/default/seed0" in write_report(settings).read_text()

@@ -80,12 +80,23 @@ def test_without_room_features_are_computed_anew(run, monkeypatch, caplog, obsta
     if obstacle == "full disk":
         monkeypatch.setattr(omniad.training.cache, "ROOM_LEFT", 2**60)
     if obstacle == "out of range":
-        monkeypatch.setattr(torch, "isfinite", lambda tensor: torch.zeros(1, dtype=torch.bool))
+        encode = OmniAD.encode
+        monkeypatch.setattr(OmniAD, "encode", lambda model, images: [1e6 * level for level in encode(model, images)])
     with caplog.at_level(logging.INFO):
         features = features_of(run, cache_gib=1e-5 if obstacle == "limit" else 1.0)
     assert "ecomputing" in caplog.text
-    assert len(list(features.epoch(0, 0))) == 2
+    batches = list(features.epoch(0, 0))
+    assert len(batches) == 2
+    assert all(torch.isfinite(level).all() for batch in batches for level in batch)
     assert not list(run.pack_folder.glob("features/*"))
+
+
+def test_an_encoder_is_timed_on_as_many_images_as_there_are(run, monkeypatch):
+    """Fewer than a batch, which a method without steps takes."""
+    monkeypatch.setattr(omniad.training.features, "available_memory", lambda: 1000)
+    model = build_model({"method": "patch-memory", "encoder": "resnet18", "encoder_width": 8, "memory": 10})
+    features = TrainingFeatures(model, open_pack(run.pack_folder), 16, 1.0, CPU)
+    assert [len(level) for level in next(iter(features.all()))] == [7, 7]
 
 
 @pytest.mark.parametrize("disk_speed", [1.0, 1e15])

@@ -5,6 +5,8 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import project_copy
@@ -27,10 +29,29 @@ def clone(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(clone) -> Path:
-    """That clone after table1 and table4 of the tiny demo."""
+    """That clone after table1 and table4 of the tiny demo; while it ran, config/runs.yaml was edited."""
     (clone / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    snakemake(clone, "table1", "table4", "--resources", "gpu=2", *DEMO)  # two at a time, as `make demo`
+    both = ("table1", "table4", "--cores", "all", "--resources", "gpu=2")  # two at a time, as `make demo`
+    process = project_copy.start_snakemake(clone, *both, *DEMO)
+    while not list((clone / "results/demo/runs/mvtec").glob("*/seed0/config.yaml")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    with learning_rate_of_table_iv_edited(clone):
+        output = process.communicate()[0]
+    assert process.returncode == 0, output
     return clone
+
+
+@contextmanager
+def learning_rate_of_table_iv_edited(folder: Path) -> Iterator[None]:
+    """Three runs of config/runs.yaml get another learning rate; the default run, their fourth, keeps it."""
+    file = folder / "config/runs.yaml"
+    text = file.read_text()
+    edited, count = re.subn(r"model: (\{ tokens: \d+ \}) \}", r"model: \1, training: { learning_rate: 0.5 } }", text)
+    assert count == 3
+    file.write_text(edited)
+    yield
+    file.write_text(text)
 
 
 DEMO = ("--configfile", "config/demo.yaml", "tiny.yaml")
@@ -143,6 +164,21 @@ def test_without_data_all_that_is_missing_is_told_and_nothing_is_left(tmp_path, 
     assert not (tmp_path / "fresh" / "data").exists()
 
 
+def test_on_a_cpu_it_says_how_long_real_data_take(tmp_path, clone, monkeypatch):
+    """Before the first job, which here ends it: the data set's folder holds no images."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    fresh = shutil.copytree(clone, tmp_path / "fresh", ignore=shutil.ignore_patterns("results", ".snakemake", ".venv"))
+    (fresh / "data/mvtec").mkdir(parents=True)
+    (fresh / "data/mvtec/readme.txt").touch()
+    small = {"method": "padim", "encoder": "resnet18", "encoder_width": 8, "encoder_weights": "random"}
+    overlay = {"datasets": ["mvtec"], "seeds": [0], "model": small, "sources": {"mvtec": {"folder": "data/mvtec"}}}
+    (fresh / "small.yaml").write_text(yaml.safe_dump(overlay))
+    weights = "results/runs/mvtec/default/seed0/model.safetensors"
+    output = snakemake(fresh, weights, "--configfile", "small.yaml", expect=1)
+    assert re.search(r"No GPU: 1 trainings run on the CPU, 1 at a time\. That takes about \d", output), output
+    assert "no <class>/train/good" in output
+
+
 @pytest.mark.parametrize(
     ("visible", "options", "places"), [(None, [], 2), ("1", [], 1), (None, ["--resources", "gpu=5"], 5)]
 )
@@ -161,37 +197,20 @@ def test_as_many_trainings_at_once_as_there_are_gpus(clone, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_an_edit_of_config_while_a_workflow_runs_changes_none_of_its_runs(tmp_path):
-    """Two runs one after the other; once the first has its folder, config/ is edited for both."""
-    project = copy_project(tmp_path)
-    (project / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    runs = project / "results/demo/runs/mvtec"
-    process = project_copy.start_snakemake(project, "table4", "--cores", "1", *DEMO)
-    while not list(runs.glob("*/seed0/config.yaml")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    file = project / "config/runs.yaml"
-    edited, count = re.subn(
-        r"model: (\{ tokens: \d+ \}) \}", r"model: \1, training: { learning_rate: 0.5 } }", file.read_text()
-    )
-    assert count == 3
-    file.write_text(edited)
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
-    trained = {
-        folder.parent.parent.name: yaml.safe_load(folder.read_text()) for folder in runs.glob("*/seed0/config.yaml")
-    }
-    assert len(trained) == 4
-    assert {run["training"]["learning_rate"] for run in trained.values()} == {0.002}  # the demo's
-    assert jobs(snakemake(project, "table4", "-n", *DEMO))["train"] == 3  # the next call takes the edit
-
-
-@pytest.mark.slow
 class TestFinished:
     def test_the_report_is_there(self, finished):
         report = (finished / "results/demo/report.md").read_text()
         assert all(f"Table {number}" in report for number in ("I", "II", "III", "IV", "V", "VI", "VII"))
         assert "not run" in report  # Table II's rows were not asked for
+
+    def test_an_edit_of_config_while_it_ran_changed_none_of_its_runs(self, finished):
+        files = finished.glob("results/demo/runs/mvtec/*/seed0/config.yaml")
+        rates = {
+            file.parent.parent.name: yaml.safe_load(file.read_text())["training"]["learning_rate"] for file in files
+        }
+        assert list(rates.values()) == [0.002] * 4  # the demo's
+        with learning_rate_of_table_iv_edited(finished):  # the next call takes the edit
+            assert jobs(snakemake(finished, "table4", "-n", *DEMO))["train"] == 3
 
     def test_a_second_time_there_is_nothing_to_do(self, finished):
         assert "Nothing to be done" in snakemake(finished, "table1", "table4", *DEMO)
@@ -236,3 +255,19 @@ class TestFinished:
         output = snakemake(finished, "report", *DEMO)
         assert set(jobs(output)) <= {"report"}
         assert "not run" in (finished / "results/demo/report.md").read_text()
+
+    def test_another_smoothing_evaluates_with_it_and_trains_nothing(self, finished):
+        """There and back again, so that the other tests find what they expect."""
+        run = "results/demo/runs/mvtec/tokens_16/seed0"
+        weights = (finished / run / "model.safetensors").read_bytes()
+        history = (finished / run / "history.csv").read_bytes()
+        change = finished / "smoothing.yaml"
+        change.write_text(yaml.safe_dump({"runs": {"tokens_16": {"evaluation": {"sigma": 1.0}}}}))
+        scores = []
+        for overlays, sigma in ((["smoothing.yaml"], 1.0), ([], 1.5)):
+            snakemake(finished, f"{run}/metrics.csv", *DEMO, *overlays)
+            assert yaml.safe_load((finished / run / "config.yaml").read_text())["evaluation"]["sigma"] == sigma
+            assert (finished / run / "model.safetensors").read_bytes() == weights
+            assert (finished / run / "history.csv").read_bytes() == history
+            scores.append((finished / run / "scores.csv").read_text())
+        assert scores[0] != scores[1]

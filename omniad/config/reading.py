@@ -55,9 +55,10 @@ def _classes_of_all(values: dict[str, Any]) -> dict[str, Any]:
     """`classes` at the top level applies to every data set in use, so `--config classes='[bottle]'` is enough."""
     if "classes" not in values or not isinstance(values.get("sources"), Mapping):
         return values
-    chosen = {"classes": values["classes"]}
+    chosen, used = {"classes": values["classes"]}, values.get("datasets", Settings().datasets)
+    used = used if isinstance(used, list) else []  # of a wrong type, which is told when all is checked
     sources = {
-        name: merge(source, chosen) if name in values["datasets"] else source
+        name: merge(source, chosen) if name in used and isinstance(source, Mapping) else source
         for name, source in values["sources"].items()
     }
     return {key: value for key, value in values.items() if key != "classes"} | {"sources": sources}

@@ -59,7 +59,7 @@ def open_pack(folder: Path, index: pd.DataFrame | None = None) -> Pack:
         shape = (note["images"], note["size"], note["size"])
     except FileNotFoundError:
         raise UserError(f"{folder}: no pack here{again}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise UserError(f"{folder}: a damaged pack ({error}); remove the folder{again}") from None
     index_csv = folder.parent / "index.csv"
     index = read_index(index_csv) if index is None else index

@@ -6,7 +6,8 @@ score. One pass puts each pixel in one of up to 2^22 bins of its score; only pix
 score are sorted, a part at a time. Nothing is approximated and no score is rounded. The thresholds of the published
 definition join the anomalous scores as rows, so both definitions read the same table.
 
-Extra memory: some 60 bytes for each anomalous pixel, and a sixteenth of the maps for the buffers.
+Extra memory: some 60 bytes for each anomalous pixel, and an eighth of the maps for the buffers, at most
+2^22 scores for each thread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -40,6 +42,11 @@ class Counts:
     false_above: np.ndarray  # (J,) normal items with a higher score
     positives: int
     negatives: int
+
+    @cached_property
+    def gained(self) -> np.ndarray:
+        """(J,) anomalous items with exactly this score."""
+        return np.diff(self.hits, prepend=0)
 
 
 @dataclass(frozen=True)
@@ -91,15 +98,18 @@ class ClassPixels:
         threads = max(1, min(threads, MOST_THREADS, maps.size // PIXELS_PER_THREAD))
         edges = np.linspace(0, len(maps), threads + 1).astype(int).tolist()
         self.shares = [range(start, stop) for start, stop in pairwise(edges)]
+        self.pool = ThreadPoolExecutor(threads)  # its threads end with this object
         # Made here, not in the threads: memory that a thread allocates is kept for its successors when it is freed.
         ends = np.cumsum([0, *self._in_threads(self._anomalous_pixels)])
         pixels = [slice(*edges) for edges in pairwise(ends)]
         keys, regions, areas = np.empty(ends[-1], self.bits), *np.empty((2, ends[-1]), np.int32)
-        self._extremes = np.empty((len(maps), 2), self.dtype)  # lowest and highest score of each image
+        self._extremes = np.empty((len(maps), 2), self.bits)  # lowest and highest key of each image
         self.image_anomalous = np.empty(len(maps), bool)
         numbers = self._in_threads(self._scan, *([array[some] for some in pixels] for array in (keys, regions, areas)))
-        self.image_scores = self._extremes[:, 1]
-        self.lowest, self.highest = self._extremes[:, 0].min() + 0, self.image_scores.max() + 0  # + 0: never -0.0
+        self._check_finite()
+        self.image_scores = self.scores_of(self._extremes[:, 1])
+        lowest_and_highest = np.array([self._extremes[:, 0].min(), self._extremes[:, 1].max()])
+        self.lowest, self.highest = self.scores_of(lowest_and_highest)
         for some, first in zip(pixels, np.cumsum([0, *numbers[:-1]]), strict=True):
             regions[some] += first
         self._sort(keys, regions)
@@ -120,14 +130,12 @@ class ClassPixels:
         thresholds = np.sort(np.concatenate([thresholds, self.keys_of(np.array([self.lowest, self.highest]))]))
         rows = np.sort(np.concatenate([self.keys, thresholds]), kind="stable")  # merges two sorted runs
         rows = rows[np.append(True, rows[1:] != rows[:-1])]
-        between, equal = self._count_all(rows)
-        hits, false_alarms, false_above = np.empty((3, rows.size), np.int64)
+        hits, false_alarms, false_above = columns = np.empty((3, rows.size), np.int64)
         overlap = np.empty(rows.size)
-        kernels.tally(
-            rows, between, equal, self.keys, self.regions, self.weights, hits, false_alarms, false_above, overlap
-        )
+        kernels.tally(rows, *self._count_all(rows), self.keys, self.regions, self.weights, *columns, overlap)
         positives = self.keys.size
-        return PixelCounts(hits, false_alarms, false_above, positives, self.maps.size - positives, overlap, rows)
+        negatives = self.maps.size - positives
+        return PixelCounts(hits, false_alarms, false_above, positives, negatives, overlap, rows)
 
     def _anomalous_pixels(self, images: range) -> int:
         return sum(int(np.count_nonzero(self._masks(piece))) for piece in self._pieces(images))
@@ -136,28 +144,29 @@ class ClassPixels:
         """Key and region of these images' anomalous pixels, and the regions' sizes; returns the number of regions."""
         pixels = number = 0
         for piece in self._pieces(images):
-            scores, masks = self._scores(piece), self._masks(piece)
-            extremes = self._extremes[piece]
-            extremes[:, 0], extremes[:, 1] = scores.min(axis=(1, 2)), scores.max(axis=(1, 2))
-            if not np.isfinite(extremes).all():
-                image = piece.start + int(np.argmin(np.isfinite(extremes).all(axis=1)))
-                raise UserError(f"anomaly map of image {self._name(image)}: contains NaN or infinite scores")
-            bits, anomalous = scores.view(self.bits), self.image_anomalous[piece]
+            bits, masks = self._scores(piece).view(self.bits), self._masks(piece)
+            extremes, anomalous = self._extremes[piece], self.image_anomalous[piece]
             pixels, number = kernels.find_anomalous(
-                bits, masks, self.magnitude, keys, regions, areas, anomalous, pixels, number
+                bits, masks, self.magnitude, keys, regions, areas, extremes, anomalous, pixels, number
             )
         return number
+
+    def _check_finite(self) -> None:
+        """NaN and infinite scores have the keys farthest from 0."""
+        bad = (np.abs(self._extremes) >= self.keys_of(np.array(np.inf))).any(axis=1)
+        if bad.any():
+            image = int(np.argmax(bad))
+            name = str(image) if self.names is None else f"{image} ({self.names[image]})"
+            raise UserError(f"anomaly map of image {name}: contains NaN or infinite scores")
 
     def _sort(self, keys: np.ndarray, regions: np.ndarray) -> None:
         """Anomalous pixels ascending."""
         if self.bits == np.int32:  # key and region in one number: sorting that is faster than an argsort
-            packed = keys.astype(np.int64)
-            packed <<= 32
+            packed = np.left_shift(keys, 32, dtype=np.int64)
             packed |= regions
             packed.sort()
             regions[:] = packed  # drops the upper half
-            packed >>= 32
-            keys[:] = packed
+            np.right_shift(packed, 32, out=keys, casting="unsafe")
             self.keys, self.regions = keys, regions
         else:
             order = np.argsort(keys, kind="stable")
@@ -170,15 +179,18 @@ class ClassPixels:
         shift = max(0, (high - low).bit_length() - bin_bits)
         base = low >> shift
         bin_of_row = (rows >> shift) - base
-        counter = np.dtype(np.int32 if self.maps.size < MOST_IN_32_BITS else np.int64)
-        room = int(np.clip(self.maps.size // (16 * len(self.shares)), *BUFFER_SIZES))
-        sizes = int(bin_of_row[-1]) + 1, rows.size, rows.size
-        bins, between, equal = (np.zeros((len(self.shares), size), counter) for size in sizes)
-        buffers = np.empty((len(self.shares), room), self.bits)
+        few = self.bits == np.int32 and self.maps.size < MOST_IN_32_BITS
+        counter = np.dtype(np.int32 if few else np.int64)
+        room = int(np.clip(self.maps.size // (8 * len(self.shares)), *BUFFER_SIZES))
+        # One block: a large one costs fewer page faults than four of a megabyte for each thread.
+        sizes = int(bin_of_row[-1]) + 1, rows.size, rows.size, room
+        block = np.empty((len(self.shares), sum(sizes)), counter)
+        bins, between, equal, buffers = np.split(block, np.cumsum(sizes[:-1]), axis=1)
 
         def count_share(
             images: range, bins: np.ndarray, between: np.ndarray, equal: np.ndarray, buffer: np.ndarray
         ) -> None:
+            bins[:], between[:], equal[:] = 0, 0, 0
             bins[bin_of_row] = 1 << (8 * counter.itemsize - 2)  # marks bins that hold a row
             filled = 0
             for piece in self._pieces(images):
@@ -191,20 +203,16 @@ class ClassPixels:
             _merge_sorted(buffer[:filled], rows, between, equal)
 
         self._in_threads(count_share, bins, between, equal, buffers)
-        for share in range(1, len(self.shares)):
+        for share in range(1, len(block)):
             for total in (bins, between, equal):
                 total[0] += total[share]
-        bins[0, bin_of_row] = 0  # their pixels were told apart
-        below = np.cumsum(bins[0], out=bins[0])
-        between[0, 1:] += np.diff(below[bin_of_row])
+        kernels.add_bins(bins[0], bin_of_row, between[0])
         return between[0], equal[0]
 
     def _in_threads(self, task: Callable[..., Any], *arguments: Any) -> list[Any]:
         """The task's results on the shares of the images, one share a thread, each with its row of the arguments."""
-        if len(self.shares) == 1:
-            return [task(self.shares[0], *(argument[0] for argument in arguments))]
-        with ThreadPoolExecutor(len(self.shares)) as pool:
-            return list(pool.map(task, self.shares, *arguments))
+        share_out = map if len(self.shares) == 1 else self.pool.map
+        return list(share_out(task, self.shares, *arguments))
 
     def _pieces(self, images: range) -> Iterator[slice]:
         """Some images at a time: fewer calls from threads that take turns with Python's lock."""
@@ -218,9 +226,6 @@ class ClassPixels:
     def _masks(self, images: slice) -> np.ndarray:
         masks = self.masks[images]
         return np.ascontiguousarray(masks if masks.dtype == bool else masks > 0)
-
-    def _name(self, image: int) -> str:
-        return str(image) if self.names is None else f"{image} ({self.names[image]})"
 
 
 def _merge_sorted(keys: np.ndarray, rows: np.ndarray, between: np.ndarray, equal: np.ndarray) -> int:

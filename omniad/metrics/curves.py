@@ -30,21 +30,19 @@ CURVE_POINTS = 512
 
 def auroc(counts: Counts) -> float:
     """P(anomalous score > normal score) + P(equal) / 2 = 1 - sum_j (TP_j - TP_{j-1}) (FP_j + FP'_j) / (2 P N)."""
-    gained = np.diff(counts.hits, prepend=0)
-    lost = np.sum(gained * (counts.false_alarms + counts.false_above)) / 2
+    lost = np.sum(counts.gained * (counts.false_alarms + counts.false_above)) / 2
     return 1 - float(lost) / counts.positives / counts.negatives
 
 
 def average_precision(counts: Counts) -> float:
     """Sum over rows of the gain in recall times the precision: sum_j (TP_j - TP_{j-1}) / P * TP_j / (TP_j + FP_j)."""
-    gained = np.diff(counts.hits, prepend=0)
     found = np.maximum(counts.hits + counts.false_alarms, 1)  # 0 at a threshold above every score, where none is gained
-    return float(np.sum(gained * (counts.hits / found))) / counts.positives
+    return float(np.sum(counts.gained * (counts.hits / found))) / counts.positives
 
 
 def f1_max(counts: Counts) -> float:
     """Largest 2 TP / (2 TP + FP + FN) = 2 TP_j / (P + TP_j + FP_j). Scores of normal items alone never are the best."""
-    return float(np.max(2 * counts.hits / (counts.positives + counts.hits + counts.false_alarms)))
+    return 2 * float(np.max(counts.hits / (counts.positives + (counts.hits + counts.false_alarms))))
 
 
 def au_pro(counts: PixelCounts) -> float:
@@ -52,21 +50,15 @@ def au_pro(counts: PixelCounts) -> float:
 
     From row j - 1 to row j the curve first runs level, at overlap_{j-1}, to FP'_j / N (normal pixels in between),
     then straight to (FP_j / N, overlap_j) (pixels of the row's own score, normal and anomalous). It starts at (0, 0)
-    and ends at (1, 1).
+    and ends at (1, 1). So what a row adds to the overlap counts from the middle of its straight piece to the limit.
     """
     limit = FPR_LIMIT * counts.negatives
     rows = int(np.searchsorted(counts.false_above, limit, "right"))  # those that begin before the limit
-    start, stop, overlap = counts.false_above[:rows], counts.false_alarms[:rows], counts.overlap[:rows]
-    level = np.sum(overlap[:-1] * (start[1:] - stop[:-1]))
-    width = stop - start
-    slanted = (np.sum(overlap * width) + np.sum(overlap[:-1] * width[1:])) / 2
-    area = float(level + slanted)
-    if rows and stop[-1] > limit:  # the last piece passes the limit: take off the trapezoid beyond it
-        before = overlap[-2] if rows > 1 else 0.0
-        at_limit = before + (overlap[-1] - before) / width[-1] * (limit - start[-1])
-        area -= float((at_limit + overlap[-1]) / 2 * (stop[-1] - limit))
-    elif rows:  # level until the limit
-        area += float(overlap[-1] * (limit - stop[-1]))
+    start, stop = counts.false_above[:rows], counts.false_alarms[:rows]
+    gained = np.diff(counts.overlap[:rows], prepend=0)
+    area = float(np.sum(gained * (limit - (start + stop) / 2)))
+    if rows and stop[-1] > limit:  # the last piece passes the limit: give back the triangle beyond it
+        area += float(gained[-1] * (stop[-1] - limit) ** 2 / (2 * (stop[-1] - start[-1])))
     return min(max(area / limit, 0.0), 1.0)
 
 

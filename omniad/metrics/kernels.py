@@ -15,7 +15,8 @@ from typing import Any
 import numba
 import numpy as np
 
-BLOCK = 2048  # pixels; the block's bin numbers stay in the fastest cache
+BLOCK = 512  # pixels; the block's bin numbers stay in the fastest cache
+STRIDE = 128  # pixels of a mask that are skipped together when none is anomalous
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,6 +25,21 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # numba's "no locator available"
         return numba.njit(nogil=True)(function)
+
+
+@compiled
+def next_anomalous(row, x):
+    """Position of the first anomalous pixel of a mask's row from x on, or the row's length."""
+    while x + STRIDE <= row.size:
+        found = row[x]
+        for offset in range(STRIDE):  # many at a time: this loop has no branch
+            found |= row[x + offset]
+        if found:
+            break
+        x += STRIDE
+    while x < row.size and not row[x]:
+        x += 1
+    return x
 
 
 @compiled
@@ -41,11 +57,8 @@ def find_regions(mask, begin, end, parent, areas):
     above = 0  # first run of the row above that can touch what comes next
     for y in range(height):
         first = runs
-        x = 0
+        x = next_anomalous(mask[y], 0)
         while x < width:
-            if not mask[y, x]:
-                x += 1
-                continue
             begin[runs] = y * width + x
             while x < width and mask[y, x]:
                 x += 1
@@ -66,6 +79,7 @@ def find_regions(mask, begin, end, parent, areas):
                 parent[max(a, b)] = min(a, b)
                 other += 1
             runs += 1
+            x = next_anomalous(mask[y], x)
         above = first
     regions = 0
     for run in range(runs):  # a parent never comes after its child, so one pass settles every run
@@ -80,18 +94,24 @@ def find_regions(mask, begin, end, parent, areas):
 
 
 @compiled
-def find_anomalous(bits, masks, magnitude, keys, regions, areas, anomalous, pixels, seen):
+def find_anomalous(bits, masks, magnitude, keys, regions, areas, extremes, anomalous, pixels, seen):
     """Key and region of every anomalous pixel of some images, in reading order.
 
     bits (N, H, W) signed integers, masks (N, H, W) bool. Writes keys and regions from position `pixels` on and regions'
-    sizes (`areas`) from `seen` on, and which images have anomalous pixels, anomalous (N,). Returns where to go on,
-    (pixels, seen).
+    sizes (`areas`) from `seen` on, each image's lowest and highest key, extremes (N, 2), and which images have
+    anomalous pixels, anomalous (N,). Returns where to go on, (pixels, seen).
     """
     images, height, width = masks.shape
     begin, end, parent = np.empty((3, height * (width + 1) // 2), np.int32)
     for image in range(images):
         runs, found = find_regions(masks[image], begin, end, parent, areas[seen:])
         plane = bits[image].ravel()
+        lowest, highest = magnitude, bits.dtype.type(-magnitude)
+        for position in range(plane.size):
+            b = plane[position]
+            key = bits.dtype.type(b if b >= 0 else -(b & magnitude))
+            lowest, highest = min(lowest, key), max(highest, key)
+        extremes[image, 0], extremes[image, 1] = lowest, highest
         for run in range(runs):
             for position in range(begin[run], end[run]):
                 b = plane[position]
@@ -149,6 +169,14 @@ def merge(ordered, breakpoints, between, equal):
             equal[j] += one
         else:
             between[j] += one
+
+
+@compiled
+def add_bins(bins, bin_of_breakpoint, between):
+    """Add to `between` the pixels of bins without a breakpoint; those of a bin with one were told apart."""
+    for j in range(1, bin_of_breakpoint.size):
+        for empty in range(bin_of_breakpoint[j - 1] + 1, bin_of_breakpoint[j]):
+            between[j] += bins[empty]
 
 
 @compiled

@@ -89,11 +89,14 @@ def save_run_settings(settings: RunSettings, run_dir: Path) -> None:
 
 
 def commit() -> str:
-    """The checkout's commit, with `-dirty` behind it when tracked files differ; "unknown" outside a checkout."""
+    """The checkout's commit, with `-dirty` behind it when tracked files differ; "unknown" without a checkout or git."""
     if not (REPOSITORY / ".git").exists():
         return "unknown"
     command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git here: in a container for one
+        return "unknown"
     return answer.stdout.strip() or "unknown"
 
 

@@ -65,7 +65,7 @@ def cached_features(
         if limit_gib:
             log.info("Features (%.1f GiB) exceed training.cache_gib; recomputing them in every step", size / 2**30)
         return None
-    if size > memory and reading_is_slower(size / images, _encoding_time(encode, batch_size)):
+    if size > memory and reading_is_slower(size / images, _encoding_time(encode, min(batch_size, images))):
         log.info(
             "Features (%.1f GiB) fit neither the GPU nor main memory (%.1f GiB of room), and computing them is faster "
             "than reading them from disk, so they are recomputed in every step",

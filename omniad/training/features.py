@@ -140,7 +140,7 @@ class TrainingFeatures:
             return [level.float() for level in tensors]
         images, *drawn = tensors
         features = self.model.encode(images)
-        return [*([level.half().float() for level in features] if self._constant else features), *drawn]
+        return [*(map(_rounded, features) if self._constant else features), *drawn]
 
     def _encode_half(self, members: np.ndarray) -> list[Tensor]:
         images = normalise(read_rows(self.pack.images, self.rows[members])).to(self.device)
@@ -183,6 +183,12 @@ class WholePass:
         """The same without the first `images` images."""
         starts, size = range(images, self.images, self._features.batch_size), self._features.batch_size
         return self._features.batches([np.arange(start, min(start + size, self.images)) for start in starts])
+
+
+def _rounded(level: Tensor) -> Tensor:
+    """In half precision, as the cache keeps features; what is beyond its range, which no cache holds, stays."""
+    half = level.half().float()
+    return torch.where(half.isinf(), level, half)
 
 
 def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:

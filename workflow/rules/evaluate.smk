@@ -18,6 +18,5 @@ rule evaluate:
         runtime=lambda wildcards, attempt: at_most_default(evaluation_minutes(settings_of(wildcards), attempt)),
     params:
         folder=subpath(input.model, parent=True),
-        evaluation=lambda wildcards: settings_of(wildcards).evaluation.model_dump(),
     shell:
         "{OMNIAD} evaluate {params.folder:q} 2>&1 | tee {log:q}"

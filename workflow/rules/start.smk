@@ -20,7 +20,8 @@ def cpu_warning(jobs):
             from omniad.training.plan import training_images
 
             resolved = run_settings(settings, dataset, run)
-            hours += seeds * cpu_hours(resolved, training_images(resolved) or 0)
+            images = training_images(resolved)
+            hours += seeds * cpu_hours(resolved, images, scored=0) if images else 0.0
     if not hours:
         return text
     return f"{text} That takes about {duration(3600 * hours)} on this machine (estimated from a few steps)."

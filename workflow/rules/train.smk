@@ -1,5 +1,6 @@
 # One run, one device: everything that changes a run's numbers is in its params, and nothing else is, so that a run is
-# trained again exactly when it must be.
+# trained again exactly when it must be. Settings of the evaluation are among them, because evaluation reads the
+# config.yaml that is written here; where nothing else changed, a finished training is written again from its state.
 from omniad.job_size import memory_mb, training_minutes
 
 
@@ -42,6 +43,7 @@ rule train:
         folder=subpath(output[0], parent=True),
         model=lambda wildcards: settings_of(wildcards).model.model_dump(),
         training=lambda wildcards: settings_of(wildcards).numbers()["training"],
+        evaluation=lambda wildcards: settings_of(wildcards).numbers()["evaluation"],
         version=TRAINING_VERSION,
     shell:
         "{OMNIAD} train --config {CONFIG:q} --dataset {wildcards.dataset:q} --run {wildcards.run:q}"

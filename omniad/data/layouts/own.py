@@ -83,7 +83,7 @@ def _hold_out(product: Path, records: list[Record], share: float) -> Iterator[Re
     if len(train) < 2:
         raise UserError(f"{product}: has {len(train)} good image(s); at least 2 are needed, 50 or more are better")
     has_its_own = any(record.split == "validation" for record in records)
-    count = 0 if has_its_own else min(math.ceil(share * len(train)), HELD_OUT_MOST)
+    count = 0 if has_its_own else min(math.ceil(share * len(train)), HELD_OUT_MOST, len(train) - 1)
     chosen = {train[place] for place in spread(count, len(train))}
     for record in records:
         yield record._replace(split="validation") if record in chosen else record
