@@ -56,7 +56,7 @@ def _classes_of_all(values: dict[str, Any]) -> dict[str, Any]:
     if "classes" not in values or not isinstance(values.get("sources"), Mapping):
         return values
     chosen, used = {"classes": values["classes"]}, values.get("datasets", Settings().datasets)
-    used = used if isinstance(used, list) else []  # of a wrong type, which is told when all is checked
+    used = used if isinstance(used, list) else []  # else of a wrong type, which the check reports
     sources = {
         name: merge(source, chosen) if name in used and isinstance(source, Mapping) else source
         for name, source in values["sources"].items()
