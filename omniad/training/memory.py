@@ -104,7 +104,7 @@ def shortage(run: RunSettings, device: torch.device) -> str:
     if device.type == "cuda":
         if METHODS[run.model.method].caches_features and run.training.cache_gib:
             remedies.append("training.cache_gib: 0 keeps no features in its memory")
-        remedies.append("end other programs on it, or use a larger one")
+        remedies.append("end other programs on it, or use one with more memory")
     lower = f"a lower training.batch_size (now {size}) changes the result"
     needs = f" (this training takes about {wanted.total / 2**30:.1f} GiB)" if wanted and device.type == "cuda" else ""
     return f"out of memory on {device}{needs}: {'; '.join([*remedies, lower])}"
