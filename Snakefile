@@ -29,7 +29,7 @@ include: "workflow/rules/start.smk"
 
 
 # table1 ... table7, ablations (all tables but the first), figures, table1_released: each trains and evaluates what it
-# shows, and brings the report up to date.
+# shows, and updates the report.
 for target in sorted(TARGETS.keys() - {"all"}):
 
     rule:

@@ -1,4 +1,4 @@
-"""How fast data sets are indexed and packed, and with how much memory.
+"""Measure the speed and memory of indexing and packing data sets.
 
     python benchmarks/data.py rates              packing against plain PIL, on the miniatures and on large images
     python benchmarks/data.py full [--rows N]    a data set of Real-IAD's size in its layout, of small images
@@ -39,7 +39,7 @@ CORES = len(os.sched_getaffinity(0))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["rates", "full", "step"])
-    parser.add_argument("--rows", type=int, default=0, help="of `full`: about so many; 0: all 151,050")
+    parser.add_argument("--rows", type=int, default=0, help="approximate number of images for `full`; 0: all 151,050")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "omniad-benchmark"))
     parser.add_argument("--step", choices=["index", "pack"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -173,7 +173,7 @@ def _make_realiad(folder: Path, counts: dict[tuple[str, str, str], int]) -> int:
 
 
 def _in_a_process(step: str, folder: Path) -> dict[str, float]:
-    """One step in a process of its own, whose peak memory is that step's."""
+    """One step in a separate process, so that the peak memory is that of the step."""
     command = [sys.executable, __file__, "step", "--step", step, "--folder", str(folder)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 

@@ -1,4 +1,4 @@
-"""One detector, fitted and measured in a process of its own: what presets.py and real.py repeat."""
+"""Fit and measure one detector in a separate process; presets.py and real.py use this."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Everything that only a GPU can show, in one command: is it correct there, how fast is it, what does it reach.
+"""Everything that needs a GPU, in one command: correctness, speed, and the accuracy on real images.
 
     python benchmarks/gpu.py --out DIR [--minutes N] [--only PART ...] [--data FOLDER ... --weights FILE] [--dry]
 
-Needs no network and no installation. Parts run one after the other, in order of worth, each in a process of its own
-with a limit of time, so that one which fails or hangs costs only itself. Rows are written as they are measured, to
-DIR/PART.json; DIR/gpu.md has all of them as tables. A part that was finished is not run again, until --again. `--dry`
-runs every part with tiny models, on the CPU if need be: its numbers mean nothing.
+Needs no network and no installation. Parts run one after the other, most important first, each in a separate process
+with a time limit, so that a part that fails or hangs does not affect the others. Rows are written as they are measured,
+to DIR/PART.json; DIR/gpu.md has them all as tables. Finished parts are not run again, unless --again is given. `--dry`
+runs every part with tiny models, on the CPU if there is no GPU: its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ class Part:
 
 
 PARTS = {
-    "floors": Part("Floors of a training step", "steps.floors", 60),
+    "floors": Part("Lower bounds on a training step", "steps.floors", 60),
     "steps": Part("A training step of the default model", "steps.steps", 120),
     "profile": Part("Where the time goes", "memory.profile", 60),
-    "details": Part("Correct: graph, evaluation, flags", "correct.details", 90),
-    "methods": Part("Correct: every method against the CPU in double precision", "correct.methods", 150),
+    "details": Part("Checks: graph, evaluation, flags", "correct.details", 90),
+    "methods": Part("Checks: every method against the CPU in double precision", "correct.methods", 150),
     "evaluation": Part("Evaluation", "scoring.evaluation", 120),
     "compiled": Part("The same step, compiled", "steps.compiled_steps", 300),
-    "checks": Part("Correct: caches, resume, energy, export", "life.checks", 150),
+    "checks": Part("Checks: caches, resume, energy, export", "life.checks", 150),
     "memory": Part("Memory of every row of the tables", "memory.peaks", 150),
     "method_steps": Part("A training step of every method", "steps.methods", 150),
     "prediction": Part("Prediction", "scoring.prediction", 90),
     "real": Part("Real images", "real.training", 3600),
 }
-LEAST_S = 20  # a part is not begun with less time than this
+LEAST_S = 20  # no part is started with less time than this
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--minutes", type=float, default=60.0, help="for all parts together (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit for all parts together (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--again", action="store_true", help="also run what is finished")
-    parser.add_argument("--dry", action="store_true", help="tiny, to see that every part runs")
-    parser.add_argument("--data", nargs="+", type=Path, default=[], metavar="FOLDER", help="classes of real images")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's, for real images")
+    parser.add_argument("--again", action="store_true", help="also run finished parts again")
+    parser.add_argument("--dry", action="store_true", help="run every part, tiny, only to see that it works")
+    parser.add_argument("--data", nargs="+", type=Path, default=[], metavar="FOLDER", help="real images")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="file of encoder weights, for the real images")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the real training")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -76,7 +76,7 @@ def main() -> int:
             continue
         left = deadline - time.monotonic()
         if left < LEAST_S:
-            print(f"{name}: not begun, {left:.0f} s are left", flush=True)
+            print(f"{name}: not started, only {left:.0f} s left", flush=True)
             continue
         start_part(name, min(left, PARTS[name].limit_s), options)
         write_tables(options.out)
@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def start_part(name: str, seconds: float, options: argparse.Namespace) -> None:
-    """Run one part in a process of its own; what it wrote until it failed or was cut off stays."""
+    """Run one part in a separate process; what it wrote before it failed or was cut off is kept."""
     file = options.out / f"{name}.json"
     write(file, {"state": "begun", "rows": []})
     process = multiprocessing.get_context("fork").Process(target=run_part, args=(name, seconds, options))
@@ -122,7 +122,7 @@ def run_part(name: str, seconds: float, options: argparse.Namespace) -> None:
     from omniad.runs.provenance import hardware, versions
 
     if not torch.cuda.is_available() and not options.dry:
-        sys.exit("no GPU is found here; --dry runs everything tiny on the CPU")
+        sys.exit("no GPU found; --dry runs every part, tiny, on the CPU")
     device = torch.device("cpu") if options.dry else torch.device("cuda", 0)
     module, function = PARTS[name].function.split(".")
     folder = options.out.resolve() / "work" / name

@@ -1,4 +1,4 @@
-"""How many defect pixels the two definitions' masks differ in, on made-up masks of several sides.
+"""Count the defect pixels in which the two definitions' masks differ, on synthetic masks of several sizes.
 
 python benchmarks/masks.py
 """

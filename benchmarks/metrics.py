@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/metrics.py --images 115
 
 One class of seeded maps of 256x256 pixels, about 2 % of them anomalous, P-AUROC near .98 and P-AP near .55. Each tool
-runs in a process of its own, which loads maps and masks, warms up on five images, and then repeats the whole class:
+runs in a separate process, which loads maps and masks, warms up on five images, and then repeats the whole class:
 the fastest repetition counts, and the largest growth of the resident memory above what stood before. omniad computes
 all seven metrics in both definitions each time. Prints a Markdown table. Compare only numbers of one run: other work
 on the machine changes all of them.
@@ -131,13 +131,13 @@ PACKAGES = {"omniad": "omniad", "adeval": "adeval", "sklearn": "scikit-learn", "
 
 
 def measure(tool: str, folder: Path, repetitions: int) -> None:
-    """In a process of its own: print time, extra memory and values as JSON."""
+    """In a separate process: print time, extra memory and values as JSON."""
     maps, masks = np.load(folder / "maps.npy"), np.load(folder / "masks.npy")
     compute = TOOLS[tool]
     few = np.concatenate([np.flatnonzero(masks.any(axis=(1, 2)))[:3], np.flatnonzero(~masks.any(axis=(1, 2)))[:2]])
     compute(maps[few], masks[few])
     before, seconds, values = resident_mib("VmRSS"), [], {}
-    Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark
     for _ in range(repetitions):
         start = time.perf_counter()
         values = compute(maps, masks)

@@ -1,4 +1,4 @@
-"""Omni-AD as one would first write the paper down: the baseline of the training benchmarks.
+"""Omni-AD as one would first implement the paper: the baseline of the training benchmarks.
 
 The encoder in every step, single precision, maps (B, D, h, w) and tokens (B, N, D) permuted into each other.
 """

@@ -1,10 +1,10 @@
-"""How fast people's own images are scored: `predict` and the exported graphs beside a plain PyTorch loop.
+"""Measure how fast own images are scored: `predict` and the exported graphs beside a plain PyTorch loop.
 
     python benchmarks/predict.py [--images N] [--folder DIR] [--only tensors|files|tiles]
 
-The model is the paper's default at 256 pixels, with random weights: they change no time; tiles are also measured with
-the preset `fast`, whose model is small. Prints Markdown. Writes some hundred megabytes to a temporary folder, or to
-DIR, where a second call finds the exported graphs, which take minutes.
+The model is the paper's default at 256 pixels, with random weights, which do not affect the time; tiles are also
+measured with the preset `fast`, whose model is small. Prints Markdown. Writes some hundred megabytes to a temporary
+folder, or to DIR, where a second call finds the exported graphs, which take minutes.
 """
 
 from __future__ import annotations

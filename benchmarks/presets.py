@@ -1,10 +1,10 @@
-"""Which detector `omniad fit` makes by default: methods, encoders and image sizes on real products, as Markdown.
+"""Compare detectors for `omniad fit` on real products: methods, encoders and image sizes, as Markdown tables.
 
     python benchmarks/presets.py --data MVTEC_AD_FOLDER [--also CLASS_FOLDER ...] [--only TITLE ...]
         [--together] [--out FILE]
 
-Every class of the folder alone, all of them in one detector, and other classes that are told apart. Each detector is
-fitted and evaluated in a process of its own. Minutes a row on two cores; hours for all.
+Measures each class of the folder alone, all of them in one detector, and additional classes separately. Each detector
+is fitted and evaluated in a separate process. Takes minutes per row on two cores, hours for all.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ HEAD = ["detector", "fit", "image", "size", "memory", *SEVEN]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of classes in MVTec-AD's layout")
-    parser.add_argument("--also", type=Path, nargs="*", default=[], help="folders of further classes")
-    parser.add_argument("--only", nargs="*", default=[], help="rows whose title holds one of these")
-    parser.add_argument("--together", action="store_true", help="not each class alone, which takes most of the time")
-    parser.add_argument("--out", type=Path, help="also write the tables there")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="folders of other classes, shown separately")
+    parser.add_argument("--only", nargs="*", default=[], help="only rows whose title contains one of these")
+    parser.add_argument(
+        "--together", action="store_true", help="skip the detectors of single classes (most of the time)"
+    )
+    parser.add_argument("--out", type=Path, help="also write the tables to this file")
     options = parser.parse_args()
     classes = sorted(path for path in options.data.iterdir() if (path / "train").is_dir())
     parts = [] if options.together else [(f"Each of {len(classes)} classes alone, mean", classes)]

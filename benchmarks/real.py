@@ -2,8 +2,8 @@
 
     python benchmarks/real.py --data MVTEC_AD_FOLDER [--seeds 0 1 2] [--note TEXT ...] [--out docs/results.md]
 
-For anyone with MVTec-AD, whole or in part, at any resolution. What is another than in the official data set is told
-above the tables: counts by config/counts/mvtec.csv, the rest by --note.
+Works with all or part of MVTec-AD, at any resolution. Differences from the official data set are listed above the
+tables: image counts from config/counts/mvtec.csv, anything else from --note.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--compile", action="store_true", help="also with torch.compile: minutes of preparation")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile (minutes of preparation)")
     options = parser.parse_args()
     for line in report(options.batch, options.rounds, options.compile):
         print(line, flush=True)

@@ -1,8 +1,8 @@
-"""How often the verdicts' rule errs, by simulation: the tables of docs/verdicts.md.
+"""Simulate how often the verdicts' rule errs: the tables of docs/verdicts.md.
 
     python benchmarks/verdicts.py [--trials 100000]
 
-Prints Markdown; takes about a minute on one core. The margin is 0.5 points throughout, print is rounded to 0.1.
+Prints Markdown in about a minute on one core. The margin is 0.5 points throughout, printed numbers are rounded to 0.1.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def main() -> None:
     print_table(
         ["seeds", "false *reproduced*", "false *higher* or *lower*", *(f"s = {s}" for s in SPREADS)], rule(trials)
     )
-    print("\n## The print's spread is another one than ours\n")
+    print("\n## The printed training's spread differs from ours\n")
     ratios = (0.5, 1, 1.5, 2, 3)
     print_table(["seeds", *(f"{ratio} times ours" for ratio in ratios)], other_print(trials, ratios))
-    print("\n## Spread pooled where a test finds no difference\n")
+    print("\n## Spread pooled if a test finds no difference\n")
     levels = (0.05, 0.25, 0.6)
     head = [f"{what}, test at {100 * level:.0f} %" for level in levels for what in ("error", "decided")]
     print_table(["seeds", "decided without pooling", *head], pooled(trials, levels))
-    print("\n## Differences of two runs\n")
+    print("\n## Differences between two runs\n")
     print_table(["seeds", "Welch's degrees of freedom", "the smaller run's"], two_runs(trials))
 
 

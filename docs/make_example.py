@@ -1,6 +1,6 @@
-"""The committed example of a report: `make demo`, then `python docs/make_example.py results/demo`.
+"""Make the committed example report: `make demo`, then `python docs/make_example.py results/demo`.
 
-Copies report.md with its tables and figures to docs/example-report/: pictures in fewer colours, without what is too
+Copies report.md with its tables and figures to docs/example-report/: pictures with fewer colours, without files too
 large for a repository (report.html, PDFs, run folders); links to that become plain text.
 """
 
@@ -26,7 +26,7 @@ KEPT = (
 )
 ABOUT = (
     "> An example, committed so that you can see a report without running anything: the miniature that `make demo` "
-    "makes, in four minutes on two cores. Not here: its `report.html` ([how that looks](report-html.png)), PDFs "
+    "produces in four minutes on two cores. Not included: its `report.html` ([screenshot](report-html.png)), PDFs "
     "and the run folders.\n\n"
 )
 

@@ -1,7 +1,7 @@
-"""Results to share: finished runs in one zip, and back into a results folder, checked and without running anything.
+"""Share results: pack finished runs into one zip, and unpack them into a results folder, checked, without running code.
 
 A bundle holds `bundle.json` (format, and the sha256 of every file) and `runs/<dataset>/<run>/seed<n>/` with what a
-report and a detector need. What training keeps to go on (state/) stays at home.
+report and a detector need. The state for resuming (state/) is not included.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def bundle(run_dirs: Iterable[Path], out: Path) -> list[str]:
         The runs' names in the bundle: <dataset>/<run>/seed<n>.
 
     Raises:
-        UserError: a folder is no evaluated run, two are the same run, or `out` is no .zip or cannot be written.
+        UserError: a folder is not an evaluated run, two are the same run, or `out` is not a .zip or cannot be written.
     """
     runs: dict[str, Path] = {}
     for folder in run_dirs:
@@ -74,7 +74,7 @@ def bundle(run_dirs: Iterable[Path], out: Path) -> list[str]:
     files = {f"runs/{name}/{part}": folder / part for name, folder in sorted(runs.items()) for part in _parts(folder)}
     manifest = {"format": FORMAT, "files": {name: sha256_file(file) for name, file in files.items()}}
     with atomic_write(out, "wb") as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
-        # ZipInfo's own date, 1980, is kept: a bundle tells nothing of when it was packed.
+        # ZipInfo's default date, 1980, is kept: a bundle does not reveal when it was packed.
         archive.writestr(zipfile.ZipInfo(MANIFEST), json.dumps(manifest, indent=1) + "\n")
         for name, file in files.items():
             with file.open("rb") as source, archive.open(_info(name), "w", force_zip64=True) as target:
@@ -83,10 +83,10 @@ def bundle(run_dirs: Iterable[Path], out: Path) -> list[str]:
 
 
 def unbundle(archive: Path, results: Path) -> list[str]:
-    """Check a bundle and put its runs into `results`/runs; nothing in it is executed, and all of it or nothing is kept.
+    """Check a bundle and put its runs into `results`/runs, all of them or none; nothing in it is executed.
 
     Returns:
-        The runs that were put there; those that are there already, file by file the same, are left out.
+        The runs that were added; runs that are already there, with identical files, are left out.
 
     Raises:
         UserError: the archive is damaged or hostile, a hash differs, a file is not what its name says, or another run
@@ -137,7 +137,7 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 
 def _check_files(archive: Path, folder: Path) -> None:
-    """Exactly the files that the manifest lists, all of kinds that a run has, each with its hash."""
+    """Check that the bundle has exactly the listed files, all of known kinds, each with its hash."""
     with reading(archive, f"not made by `omniad bundle`: no readable {MANIFEST}"):
         if not (folder / MANIFEST).is_file():
             raise ValueError("it is not there")
@@ -162,7 +162,7 @@ def _check_files(archive: Path, folder: Path) -> None:
 
 
 def _check_runs(archive: Path, folder: Path) -> None:
-    """Every run is what its folder's name says, and its metrics are metrics."""
+    """Check that every run is the one its folder's name says, and that its metrics are valid."""
     runs = finished_runs(folder)
     names = {PurePosixPath(*file.relative_to(folder).parts[:4]) for file in folder.glob("runs/*/*/seed*/*")}
     complete = {PurePosixPath(run.folder.relative_to(folder).as_posix()) for run in runs}
@@ -182,13 +182,13 @@ def _check_runs(archive: Path, folder: Path) -> None:
         if changed or measured_others(run.folder, run.provenance, thorough=True):
             raise UserError(f"{archive}: the weights of {run.dataset}/{run.run} are not the ones that were evaluated")
         if weights.is_file():
-            from omniad.models import load_model  # torch takes seconds, which the other refusals need not wait for
+            from omniad.models import load_model  # torch takes seconds to import
 
             load_model(run.folder)  # they are those of its config.yaml, finite, and no code is in them
 
 
 def _check_readable(run: FinishedRun) -> None:
-    """Everything that a report or a detector reads of a run can be read, so that no bundle can break one."""
+    """Check that everything a report or a detector reads of a run can be read, so that no bundle can break one."""
     for read in (read_history, read_scores, read_curves, read_threshold):
         read(run.folder)
     for file in example_files(run.folder):
@@ -201,7 +201,7 @@ def _check_readable(run: FinishedRun) -> None:
 
 
 def _move(folder: Path, results: Path) -> list[str]:
-    """Put the runs in their places, none unless all can be."""
+    """Move the runs into place, all or none."""
     new = []
     for run in finished_runs(folder):
         name = run.folder.relative_to(folder / "runs").as_posix()

@@ -21,12 +21,12 @@ GROUPS = (settings, doctor, data, training, runs, evaluation, images, models, re
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; any error becomes one line on standard error and exit status 1.
 
-    130 is Ctrl-C, 141 a reader that has gone.
+    130 is Ctrl-C, 141 a closed pipe.
     """
     try:
         return _run(arguments)
     except BrokenPipeError:
-        # Whoever read our output, `head` for one, has enough. Python flushes at its end and would complain once more.
+        # The reader of our output, e.g. `head`, has closed the pipe. Python flushes at exit and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
@@ -41,7 +41,7 @@ def _run(arguments: list[str] | None) -> int:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries: the download reports their outcome
     try:
         options.command(options)
-        sys.stdout.flush()  # now, while an error can be told
+        sys.stdout.flush()  # now, while an error can still be reported
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

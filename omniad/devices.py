@@ -1,4 +1,4 @@
-"""Which processor a run computes on. One run, one device: a GPU is locked by the process that uses it."""
+"""Choose a run's device. One run, one device: a GPU is locked by the process that uses it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _held: list[TextIO] = []
 
 
 def pick_device() -> torch.device:
-    """A GPU that no other omniad process of this machine uses, waiting for one if need be; without a GPU the CPU.
+    """A GPU that no other omniad process on this machine uses, after waiting if necessary; without a GPU the CPU.
 
     Only the GPUs that CUDA_VISIBLE_DEVICES leaves visible are considered. The one GPU that Slurm gave a job is that
     job's; of several (an interactive allocation in which a whole workflow runs) each process locks its own.
@@ -71,7 +71,7 @@ def lock_first_free(names: Sequence[str], folder: Path | None = None, poll_s: fl
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory does not suffice, a GPU's or the machine's."""
+    """Whether an error means that the GPU or the machine ran out of memory."""
     told = any(text in str(error) for text in ("allocate memory", "not enough memory", "out of memory"))
     return isinstance(error, MemoryError) or told
 

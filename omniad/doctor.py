@@ -1,4 +1,4 @@
-"""What a machine has of what omniad needs (packages, GPU, disk, Slurm, data sets, weights), and what to do else."""
+"""Check what omniad needs (packages, GPU, disk, Slurm, data sets, weights), and say how to get what is missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """All checks, in the order in which one would fix them. Takes seconds, mostly for importing torch."""
+    """All checks, in the order in which to fix problems. Takes seconds, mostly for importing torch."""
     yield _python()
     yield _package("torch")
     yield _package("torchvision")

@@ -1,8 +1,8 @@
-"""The one exception for mistakes a person can mend."""
+"""The exception for mistakes that a user can fix."""
 
 
 class UserError(Exception):
-    """A problem with the input, told in one line: what, where, what to do. It is shown without a traceback."""
+    """A problem with the input, in one line: what, where, what to do. It is shown without a traceback."""
 
 
 class NotInstalled(UserError):

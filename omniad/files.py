@@ -1,4 +1,4 @@
-"""Files: written under a temporary name, flushed to disk, then renamed; and what can't be read becomes one line."""
+"""Write files atomically (temporary name, flush to disk, rename), and turn read errors into one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from omniad.errors import UserError
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # names that `atomic_write` writes to, and did once by `tempfile`
 REASON = 200  # characters of an error's text in a message, at most
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would evaluate
 MOST_TEXT = 2**28  # bytes of a text file that is read whole
 
 
@@ -59,7 +59,7 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def reading(file: str | Path, problem: str) -> Iterator[None]:
-    """Whatever a file that may be damaged, or a stranger's, makes its reader raise or warn of becomes one line.
+    """Turn whatever the reader of a damaged or untrusted file raises or warns of into one line.
 
     A whole family of errors, up to RecursionError and MemoryError, is what decoders raise of such files, so it is not
     listed. Hence this block holds the reading and nothing else.
@@ -156,6 +156,6 @@ def sha256_file(path: str | Path) -> str:
 
 
 def has_files(folder: str | Path) -> bool:
-    """Whether a data set's folder holds anything: then it is used as it is."""
+    """Whether a data set's folder contains anything: then it is used as it is."""
     folder = Path(folder)
     return folder.is_dir() and any(folder.iterdir())

@@ -1,4 +1,4 @@
-"""How much main memory this process may use: of the machine's, and of what its control groups leave it."""
+"""How much main memory this process may use, on the machine and within its control groups."""
 
 from __future__ import annotations
 

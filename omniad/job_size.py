@@ -1,6 +1,6 @@
 """The time and memory that a run's jobs request from a cluster.
 
-The figures are generous budgets, not measurements: the card is unknown here, and a job that is cut off helps nobody. A
+The numbers are generous budgets, not measurements: the card is unknown here, and a job that is cut off helps nobody. A
 training that runs out of time resumes in its next attempt, which gets more.
 """
 

@@ -1,4 +1,4 @@
-"""One process at a time writes a file or folder."""
+"""Locks, so that only one process at a time writes a file or folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def locked(path: Path, file: Path | None = None, wait: bool = False) -> Iterator
 
     Args:
         path: what is made.
-        file: the lock's own file, `.<name>.lock` beside `path` by default; it holds its holder's host and pid.
+        file: the lock file, `.<name>.lock` beside `path` by default; it contains the holder's host and pid.
         wait: wait for another process that holds it, instead of raising an error.
 
     Raises:

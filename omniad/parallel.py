@@ -1,4 +1,4 @@
-"""Work on several cores: how many there are, and results in order with flat memory."""
+"""Work on several cores: how many there are, and results in order with bounded memory."""
 
 from __future__ import annotations
 

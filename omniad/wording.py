@@ -1,4 +1,4 @@
-"""What a person reads in a message: times, counts, lists, and values that may be of any length."""
+"""Text for messages: times, counts, lists, and values of any length."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_every_shipped_overlay_and_run_is_valid(file):
         ({"datasets": ["mvtec", "mvtec"]}, ["'datasets'", "twice"]),
         ({"seeds": []}, ["'seeds' must not be empty"]),
         ({"seeds": 0}, ["'seeds'", "list"]),
-        ("- a\n- b\n", ["must hold keys and values"]),
+        ("- a\n- b\n", ["must contain keys and values"]),
         ("a: [", ["not valid YAML"]),
     ],
 )

@@ -81,7 +81,7 @@ def test_no_link_in_a_zip(tmp_path):
 
 
 def test_nothing_is_written_through_a_name_given_twice(tmp_path):
-    with pytest.raises(UserError, match=r"holds 'a\.txt' twice"):
+    with pytest.raises(UserError, match=r"contains 'a\.txt' twice"):
         extract_source(tar(tmp_path, ("a.txt", b"one"), ("a.txt", b"two")))
     assert left(tmp_path) == []
 

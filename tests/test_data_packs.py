@@ -127,7 +127,7 @@ def test_a_pack_of_an_older_version_is_refused(folder):
 def test_a_damaged_pack_is_told(folder, name, content):
     made = pack(folder)
     (made.folder / name).write_text(content)
-    with pytest.raises(UserError, match=r"a broken pack .*; remove the folder"):
+    with pytest.raises(UserError, match=r"a damaged pack .*; remove the folder"):
         open_pack(made.folder)
 
 

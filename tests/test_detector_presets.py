@@ -85,7 +85,7 @@ def test_fit_is_fast_by_default_and_finds_a_defect(tmp_path, caplog):
     assert load_run_settings(tmp_path / "run").model.method == "patch-memory"
     told = caplog.text
     assert (
-        "A memory of good patches on EfficientNet-Lite0's features, for any machine: 8 good images of 1 product: about"
+        "A memory of good patches on EfficientNet-Lite0 features, for any machine: 8 good images of 1 product: about"
         in told
     )
     assert "on this CPU" in told and "--preset paper" in told

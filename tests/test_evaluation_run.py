@@ -283,6 +283,6 @@ def test_a_map_that_is_not_finite_is_an_error_that_names_the_image(settings, tmp
 
     monkeypatch.setattr(evaluation, "compute_maps", broken)
     folder = make_run(settings, tmp_path / "run")
-    with pytest.raises(UserError, match=r"image 1 \(bolt/test/dent/001.png\): holds NaN"):
+    with pytest.raises(UserError, match=r"image 1 \(bolt/test/dent/001.png\): contains NaN"):
         evaluate(folder, torch.device("cpu"))
     assert not (folder / "metrics.csv").exists()

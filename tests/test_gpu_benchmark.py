@@ -75,7 +75,7 @@ def test_a_budget_that_is_spent_begins_nothing(gpu, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--dry", "--minutes", "0.1"])
     monkeypatch.setattr(gpu, "import_once", lambda: None)
     assert gpu.main() == 0
-    assert capsys.readouterr().out.count("not begun") == len(gpu.PARTS)
+    assert capsys.readouterr().out.count("not started") == len(gpu.PARTS)
 
 
 def test_rows_of_different_kinds_share_a_table(gpu):

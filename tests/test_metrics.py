@@ -229,7 +229,7 @@ def test_a_perfect_map():
 def test_scores_that_are_not_finite_are_refused_and_the_image_named(bad, dtype):
     maps = np.zeros((3, 4, 4), dtype)
     maps[1, 2, 3] = bad
-    with pytest.raises(UserError, match="image 1: holds NaN"):
+    with pytest.raises(UserError, match="image 1: contains NaN"):
         class_metrics(maps, np.zeros((3, 4, 4)))
     with pytest.raises(UserError, match=r"image 1 \(b\.png\)"):
         class_metrics(maps, np.zeros((3, 4, 4)), names=["a.png", "b.png", "c.png"])
@@ -245,8 +245,8 @@ def test_scores_that_are_not_finite_are_refused_and_the_image_named(bad, dtype):
         ((np.zeros((2, 1, 4, 4)), np.zeros((2, 1, 4, 4))), r"maps: .* \(images, height, width\)"),
         ((np.zeros((0, 4, 4)), np.zeros((0, 4, 4))), "maps: .* without zeros"),
         ((np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), np.zeros(3)), r"labels: shape \(3,\)"),
-        ((np.zeros((2, 4, 4), complex), np.zeros((2, 4, 4))), "maps: must hold numbers"),
-        ((np.full((2, 4, 4), "x"), np.zeros((2, 4, 4))), "maps: must hold numbers"),
+        ((np.zeros((2, 4, 4), complex), np.zeros((2, 4, 4))), "maps: must contain numbers"),
+        ((np.full((2, 4, 4), "x"), np.zeros((2, 4, 4))), "maps: must contain numbers"),
         ((np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), None, "exakt"), "exact or published"),
     ],
 )

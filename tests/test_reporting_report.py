@@ -158,7 +158,7 @@ def test_runs_that_differ_are_told_apart(tmp_path):
 
 def test_a_data_sets_note_stands_once_where_it_has_runs(tmp_path):
     settings = paper_settings(tmp_path, datasets=["mvtec", "mvtec_loco"])
-    note = "MVTec LOCO AD: its authors' measure, sPRO, is not computed"
+    note = "MVTec LOCO AD: its authors' metric, sPRO, is not computed"
     assert note not in write_report(settings).read_text()
     for seed in range(2):
         write_run(settings, "mvtec_loco", "default", seed, dict.fromkeys(SEVEN, 0.9))

@@ -1,4 +1,4 @@
-"""What every part works with: the device, the sizes, a clock that waits for the device, and data that is made up."""
+"""Shared by all parts: the device, the sizes, a clock that waits for the device, and random data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the device computes what the CPU does in double precision; and the flags under which it computes."""
+"""Check that the device computes what the CPU does in double precision, and with which flags."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _weights_after_steps(bench: Bench, graph: bool) -> list[Tensor]:
 
 
 def failed_recording(bench: Bench) -> Iterator[Row]:
-    """A step that waits for the device can't be recorded: training goes on without."""
+    """A step that waits for the device can't be recorded: training continues without a graph."""
     if bench.device.type != "cuda":
         return
     run = bench.run("default")
@@ -178,7 +178,7 @@ def failed_recording(bench: Bench) -> Iterator[Row]:
     step = GraphedStep(model, waiting, optimizers)
     losses = [step(next(batches), 0.0)[0].item() for _ in range(8)]
     yield {
-        "checked": "a step that can't be recorded goes on without",
+        "checked": "a step that can't be recorded runs without a graph",
         "passed": bool(step.failure) and bool(np.isfinite(losses).all()) and losses[-1] < losses[0],
         "note": step.failure,
     }

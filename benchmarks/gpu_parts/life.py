@@ -1,4 +1,4 @@
-"""What surrounds a training on a device: caches, a kill and its resume, the energy counter, the exported graph."""
+"""Check everything around a training on a device: caches, kill and resume, the energy counter, the exported graph."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _small_run(bench: Bench, **training: Any) -> RunSettings:
 
 
 def caches(bench: Bench) -> Iterator[Row]:
-    """Features on the device, read from disk through pinned memory, and computed anew give the same batches."""
+    """Features on the device, read from disk through pinned memory, and recomputed give the same batches."""
     run = _small_run(bench)
     pack, model = open_pack(run.pack_folder), bench.build(run)
     everything = sys.maxsize  # what training is said to take, so that nothing is left for features
@@ -64,7 +64,7 @@ def caches(bench: Bench) -> Iterator[Row]:
     for way, found in batches.items():
         errors = [distance(a, b) for a, b in zip(found, expected, strict=True)]
         yield {
-            "checked": f"batches, features {way}, against computed anew",
+            "checked": f"batches, features {way}, against recomputed ones",
             "passed": max(errors) <= 1e-3,  # half precision may round the other way
             "note": f"{len(errors)} batches differ by at most {max(errors):.1e}",
         }
@@ -84,7 +84,7 @@ def resume(bench: Bench) -> Iterator[Row]:
             losses[name] = _losses(out)
         noise, error = (float(np.abs(losses[name] / losses["whole"] - 1).max()) for name in ("again", "killed"))
         yield {
-            "checked": f"killed and gone on, {'with' if graph else 'without'} a CUDA graph",
+            "checked": f"killed and resumed, {'with' if graph else 'without'} a CUDA graph",
             "passed": error <= max(10 * noise, 1e-4),
             "note": f"losses of the epochs differ by {error:.1e}; two whole trainings by {noise:.1e}",
         }

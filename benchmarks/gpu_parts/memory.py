@@ -1,4 +1,4 @@
-"""What every row of the tables takes of the device's memory, and where the default step's time goes."""
+"""Measure the device memory of every table row, and where the default step's time goes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ METRICS = ("I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AU-PRO")
 
 
 def training(bench: Bench) -> Iterator[Row]:
-    """The default run, then as many others as time allows; each goes on where an earlier call was cut off."""
+    """The default run, then as many others as time allows; each resumes where an earlier call was cut off."""
     made = _prepare(bench)
     names = ("default", *MORE)
     took = 0.0

@@ -1,4 +1,4 @@
-"""How many images a second `omniad evaluate` and `omniad predict` score, from random images, files included."""
+"""Measure images per second of `omniad evaluate` and `omniad predict` on random images, files included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a training step of the default model takes, in every variant, beside two floors and a plain loop."""
+"""Time a training step of the default model in every variant, beside two lower bounds and a plain loop."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def compiled_steps(bench: Bench) -> Iterator[Row]:
     for precision in ("fp32",) if bench.dry else ("fp32", "bf16", "tf32"):
         for channels_last in (False, True) if precision == "bf16" else (False,):
             if bench.seconds_left() < COMPILE_S and not bench.dry:
-                yield {"step": f"compiled, {precision}", "note": "not begun: too little time left"}
+                yield {"step": f"compiled, {precision}", "note": "not started: too little time left"}
                 continue
             run = bench.run("default")
             yield from measured(bench, run, precision, graph=True, compiled=True, channels_last=channels_last)
@@ -87,7 +87,7 @@ def measured(
     kernels: bool = True,
     repeats: int = 30,
 ) -> Iterator[Row]:
-    """A row of one variant; what fails is told in it."""
+    """A row of one variant, with the error if it fails."""
     words = [run.run, precision]
     words += [word for word, on in (("graph", graph), ("compiled", compiled), ("channels-last", channels_last)) if on]
     words += [] if kernels else ["without Triton kernels"]

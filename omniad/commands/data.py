@@ -112,7 +112,7 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument("--layout", required=True, choices=LAYOUTS, help="the data set to imitate")
     sub.add_argument("--folder", required=True, type=Path, help="created if missing; existing files are replaced")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the images and defects (%(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the images and defects (default: %(default)s)")
 
     sub = commands.add_configured(
         "index",

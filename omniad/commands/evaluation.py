@@ -57,6 +57,9 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("masks", type=Path, metavar="MASKS.npy", help="masks (N, H, W), anomalous where > 0")
     sub.add_argument("--labels", type=Path, metavar="LABELS.npy", help="image labels (N,); default: from the masks")
     sub.add_argument(
-        "--definition", choices=["exact", "published"], default="exact", help="definition of the metrics (%(default)s)"
+        "--definition",
+        choices=["exact", "published"],
+        default="exact",
+        help="definition of the metrics (default: %(default)s)",
     )
     sub.add_argument("--json", action="store_true", help="print JSON")

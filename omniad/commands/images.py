@@ -37,7 +37,7 @@ def predict(options: argparse.Namespace) -> None:
         answer = {"path": row.path, "score": row.score, "verdict": row.verdict or None, "threshold": detector.threshold}
         print(json.dumps(answer), flush=True)
 
-    # Ended by SIGTERM, as by Ctrl-C, it says what is done. (The default would end it without a word.)
+    # After SIGTERM, as after Ctrl-C, it reports what is done. (By default it would end silently.)
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         predict(detector, options.images, options.out, options.full_size, print_json if options.json else None)
@@ -98,7 +98,7 @@ def add_commands(commands: Commands) -> None:
         "--quantile",
         type=float,
         default=0.99,
-        help="share of the good images that must not exceed the threshold (%(default)s)",
+        help="share of the good images that must not exceed the threshold (default: %(default)s)",
     )
     sub.add_argument(
         "--weights",

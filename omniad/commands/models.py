@@ -14,7 +14,7 @@ from omniad.config import project_settings
 def complexity(options: argparse.Namespace) -> None:
     from omniad.reporting.complexity import complexity_rows, resolution_rows
 
-    # Always the full-size models, whatever a demo's overlay shrinks.
+    # Always the full-size models, even if a demo's overlay shrinks them.
     settings = project_settings()
     if options.resolutions:
         from omniad.reporting.complexity import write_resolutions

@@ -1,4 +1,4 @@
-"""How a command is added: each with a sentence, what it reads and writes, an example and `--debug`."""
+"""Add commands, each with a sentence, what it reads and writes, an example and `--debug`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 into them, `checking.py` refuses mistakes in them: an unknown key or a wrong type is reported with the key's path, so a
 typo never trains the wrong model.
 
-`config/config.yaml` spells the defaults out and adds the data sets, `config/runs.yaml` the trained configurations,
+`config/config.yaml` spells out the defaults and adds the data sets, `config/runs.yaml` the trained configurations,
 `config/tables.yaml` the tables. An overlay (`--config FILE`, or Snakemake's `--configfile`) changes single keys of it.
 """
 

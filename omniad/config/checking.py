@@ -1,4 +1,4 @@
-"""Strict groups of settings, and one line that names every problem in one of them."""
+"""Strict groups of settings, and one line that names every problem in a group."""
 
 from __future__ import annotations
 

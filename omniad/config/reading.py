@@ -1,4 +1,4 @@
-"""From YAML files to settings: the project's configuration, overlays on it, and what they make of one run."""
+"""From YAML files to settings: the project's configuration, overlays on it, and the resolved settings of one run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_settings(
 
     `under` is an overlay below all of them, with a name for messages: a preset.
 
-    A snapshot (snapshot.py) takes the place of the project's configuration: nothing of `config/` is read then. Outside
+    A snapshot (snapshot.py) replaces the project's configuration: nothing in `config/` is then read. Outside
     a checkout there is no `config/` folder; then only the class defaults apply, and no data set is known.
 
     Raises:
@@ -52,11 +52,11 @@ def load_settings(
 
 
 def _classes_of_all(values: dict[str, Any]) -> dict[str, Any]:
-    """`classes` at the top is that of every data set in use; so `--config classes='[bottle]'` is enough."""
+    """`classes` at the top level applies to every data set in use, so `--config classes='[bottle]'` is enough."""
     if "classes" not in values or not isinstance(values.get("sources"), Mapping):
         return values
     chosen, used = {"classes": values["classes"]}, values.get("datasets", Settings().datasets)
-    used = used if isinstance(used, list) else []  # of a wrong type, which is told when all is checked
+    used = used if isinstance(used, list) else []  # else of a wrong type, which the check reports
     sources = {
         name: merge(source, chosen) if name in used and isinstance(source, Mapping) else source
         for name, source in values["sources"].items()
@@ -92,7 +92,7 @@ def _file_of(path: KeyPath, files: Sequence[tuple[str, Mapping[str, Any]]]) -> s
 
 
 def project_settings(*overlays: str | Path) -> Settings:
-    """`load_settings` for what works on the project's data sets, runs or tables.
+    """`load_settings` for commands that work on the project's data sets, runs or tables.
 
     Raises:
         UserError: also when none are configured, as outside a checkout.

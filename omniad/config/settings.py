@@ -12,7 +12,7 @@ from omniad.config.checking import Section
 from omniad.config.shown import FigureSettings, TableSettings, VerdictSettings
 from omniad.config.types import MEMORY, Batch, MadePath, Many, Name, PathText, Pixels, Seed, at_most
 
-# Settings that change how fast a number appears, or what is recorded beside it, and not the number.
+# Settings that change how fast a number is computed, or what is recorded beside it, but not the number.
 SPEED_ONLY = {"training": {"cache_gib", "save_every_s", "evaluate_every", "cuda_graph"}, "evaluation": {"batch_size"}}
 
 TableOne = Literal["omni-ad", "rd4ad", "uniad", "simplenet", "mambaad", "rlr", "destseg", "diad"]
@@ -50,7 +50,7 @@ def _unique(values: list) -> list:
 
 
 class DownloadSettings(Section):
-    """What is fetched, and where it belongs. A file or folder put there by hand is used as it is."""
+    """What is fetched, and where it goes. A file or folder put there by hand is used as it is."""
 
     title: str = Field(description="name in tables and messages")
     folder: PathText = Field(description="the extracted data set (relative to the working folder)")
@@ -100,7 +100,7 @@ class DataSettings(Section):
     )
 
     def pack_folder(self, dataset: str) -> Path:
-        """Where a data set's images lie at this resolution, or will."""
+        """Where a data set's images are, or will be, at this resolution."""
         return Path(self.prepared, dataset, str(self.image_size))
 
 

@@ -1,4 +1,4 @@
-"""A snapshot: the whole resolved configuration in one file, loaded alone.
+"""A snapshot: the complete resolved configuration in one file, loaded without any other.
 
 The workflow writes one (`results/config.yaml`) before its first job, and every job reads it; so an edit of `config/`
 in the middle of a week of trainings changes nothing until the workflow is called again. `omniad settings` prints one.
@@ -36,7 +36,7 @@ def is_snapshot(values: Mapping[str, Any]) -> bool:
 
 
 def snapshot_values(values: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """What a snapshot holds, without its mark.
+    """A snapshot's values, without its mark.
 
     Raises:
         UserError: another version wrote it: it lacks a setting, and today's default may not be what its runs had.

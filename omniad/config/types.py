@@ -1,4 +1,4 @@
-"""Kinds of values that settings have: names and paths that stay what they are as files, numbers within reason."""
+"""Types of settings: names and paths that are valid as files, numbers with sensible bounds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MadePath = Annotated[str, AfterValidator(_made_path)]  # of what the workflow ma
 
 
 def at_most(limit: int, reason: str) -> AfterValidator:
-    """A bound above every useful value, so that a slip of the keyboard is noticed at once."""
+    """A bound above every useful value, so that a typo is noticed at once."""
 
     def check(value: float) -> float:
         if value > limit:

@@ -1,4 +1,4 @@
-"""YAML of strangers: nothing is executed, a few lines can't grow to gigabytes, and no key is said twice."""
+"""Untrusted YAML: nothing is executed, a few lines can't grow to gigabytes, and no key appears twice."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
         _check_growth(text)
         values = yaml.load(text, _Loader)
     if not isinstance(values or {}, dict):
-        raise UserError(f"{file}: must hold keys and values, not {type(values).__name__}")
+        raise UserError(f"{file}: must contain keys and values, not {type(values).__name__}")
     return values or {}
 
 

@@ -1,6 +1,6 @@
-"""What a tar or zip holds, file by file: damage and everything that no data set needs is an error.
+"""The content of a tar or zip, file by file: damage, and anything that no data set needs, is an error.
 
-Archives are read to the last byte, so that the checksums of gzip, xz and bzip2, which come last, are compared.
+Archives are read to the last byte, because the checksums of gzip, xz and bzip2 come last.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ STREAMS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x
 
 
 class Unwanted(Exception):
-    """What an archive holds that no data set needs."""
+    """An archive contains something that no data set needs."""
 
 
 class Damaged(Exception):
-    """What is wrong with an archive."""
+    """An archive is damaged."""
 
 
 def is_zip(path: Path) -> bool:
@@ -61,7 +61,7 @@ def zip_names(archive: Path) -> list[str]:
 
 
 def read(content: IO[bytes]) -> bytes:
-    """The next piece of a file in an archive: an error is the archive's, where one of writing is the disk's."""
+    """The next piece of a file in an archive; an error here is the archive's fault, not the disk's."""
     return _or_damaged(lambda: content.read(PIECE))
 
 
@@ -107,7 +107,7 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
             content = opened.extractfile(member) if member.isreg() else None
             if content is None:
                 kind = "a link" if member.islnk() or member.issym() else "a device or other special file"
-                raise Unwanted(f"holds {kind}, {member.name[:80]!r}")
+                raise Unwanted(f"contains {kind}, {member.name[:80]!r}")
             yield member.name, content
             opened.members = []  # type: ignore[attr-defined]  (tarfile keeps all of them)
         while rest := read(opened.fileobj):  # type: ignore[arg-type]
@@ -132,7 +132,7 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         for member in opened.infolist():
             kind = (member.external_attr >> 16) & 0o170000  # of the Unix mode; 0 where none was recorded
             if kind not in (0, 0o100000, 0o040000):
-                raise Unwanted(f"holds a link or special file, {member.filename[:80]!r}")
+                raise Unwanted(f"contains a link or special file, {member.filename[:80]!r}")
             if member.is_dir():
                 safe_path(member.filename)
                 continue
@@ -149,5 +149,5 @@ def safe_path(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     foreign = PureWindowsPath(name)
     if path.is_absolute() or ".." in path.parts or foreign.drive or "\\" in name or "\0" in name:
-        raise Unwanted(f"holds {name[:80]!r}, a path outside its folder")
+        raise Unwanted(f"contains {name[:80]!r}, a path outside its folder")
     return path

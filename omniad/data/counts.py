@@ -1,4 +1,4 @@
-"""How many images a data set should have, and every difference to what was found."""
+"""How many images a data set should have, and how what was found differs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def expected_counts(source: SourceSettings) -> Counts | None:
 
 
 def chosen_classes(source: SourceSettings, names: Iterable[str]) -> set[str]:
-    """Of a data set's classes those that its settings choose.
+    """The classes of a data set that its settings choose.
 
     Raises:
         UserError: one that is chosen is not among them.
@@ -43,7 +43,7 @@ def chosen_classes(source: SourceSettings, names: Iterable[str]) -> set[str]:
 
 
 def subset_text(source: SourceSettings) -> str:
-    """ "2 of 15 classes" where some are chosen; "" where all are used."""
+    """ "2 of 15 classes" if some are chosen; "" if all are used."""
     if not source.classes:
         return ""
     try:

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it broke off, retried with growing pauses, from the next address when one fails."""
+"""Download one file over HTTP: resume where it broke off, retry with growing pauses, try further addresses."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 
 
 class _Refused(Exception):
-    """This address will not give the file, however often it is asked."""
+    """This address will not provide the file, however often it is asked."""
 
 
 class _Broken(Exception):
-    """The transfer ended early; another try may do."""
+    """The transfer ended early; another try may succeed."""
 
 
 def download(urls: Sequence[str], partial: Path, size: int, resume: bool, title: str) -> tuple[str, bool]:
-    """Bring a file to `partial`, continuing what is there. The caller verifies its content.
+    """Download a file to `partial`, continuing what is there. The caller verifies its content.
 
     Args:
         urls: addresses of the same file, tried in turn.
@@ -48,7 +48,7 @@ def download(urls: Sequence[str], partial: Path, size: int, resume: bool, title:
         title: for messages and the progress bar.
 
     Returns:
-        The address that gave the end, and whether it gave the whole file.
+        The address that the end came from, and whether the whole file came from it.
 
     Raises:
         UserError: every address failed (each is named with its reason), or the disk refused the write.
@@ -113,9 +113,11 @@ def _receive(session: requests.Session, url: str, partial: Path, size: int, resu
     # Compression on the way would make a byte's position mean nothing.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with session.get(url, headers=headers, stream=True, timeout=(CONNECT_S, READ_S)) as response:
-        if response.status_code == 416 and have:  # what is here is all of a file of unknown size, or of another one
+        if (
+            response.status_code == 416 and have
+        ):  # either the file is complete, its size unknown, or this is another file
             partial.unlink()
-            raise _Broken(f"has no more than the {have:,} bytes that are here; starting over")
+            raise _Broken(f"has no more than the {have:,} bytes already here; starting over")
         start, total = _start_and_total(response, have)
         if size and total and total != size:
             raise _Refused(f"offers {total:,} bytes instead of {size:,}")
@@ -150,7 +152,7 @@ def _start_and_total(response: requests.Response, have: int) -> tuple[int, int]:
 
 @contextmanager
 def _progress(title: str, start: int, total: int) -> Iterator:
-    """A bar on a terminal; in a log a line now and then."""
+    """A bar on a terminal, or an occasional line in a log."""
     if sys.stderr.isatty():
         with tqdm(desc=title, initial=start, total=total or None, unit="B", unit_scale=True) as bar:
             yield bar.update

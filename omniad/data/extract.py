@@ -1,4 +1,4 @@
-"""Archives into a data set's folder: nothing outside it, no links, no device files, no bombs, all or nothing.
+"""Extract archives into a data set's folder: nothing outside it, no links, no device files, no bombs, all or nothing.
 
 Everything is written to a hidden folder beside the target, which gets its name when it is whole. So a folder of that
 name is either whole or the user's own, and a user's own folder is never touched.
@@ -40,7 +40,7 @@ class _Room:
     def take_file(self) -> None:
         self.files -= 1
         if self.files < 0:
-            raise Unwanted(f"holds more than {MOST_FILES:,} files")
+            raise Unwanted(f"contains more than {MOST_FILES:,} files")
 
     def take(self, size: int) -> None:
         self.bytes -= size
@@ -127,8 +127,8 @@ def _extract(archive: Path, target: Path, room: _Room) -> None:
                     room.take(len(piece))  # what comes, not what the header says
                     out.write(piece)
         except (FileExistsError, IsADirectoryError, NotADirectoryError):
-            raise Unwanted(f"holds {name[:80]!r} twice") from None
+            raise Unwanted(f"contains {name[:80]!r} twice") from None
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                raise Unwanted(f"holds {name[:80]!r}..., a name too long for this file system") from None
+                raise Unwanted(f"contains {name[:80]!r}..., a name too long for this file system") from None
             raise

@@ -1,4 +1,4 @@
-"""Files from their addresses into place, verified; a file put there by hand is verified the same way.
+"""Download files, verify them and move them into place; a file put there by hand is verified in the same way.
 
 Beside each file a `<name>.json` records where it came from, its size, sha256 and licence.
 """
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def fetch_named(settings: Settings, name: str) -> list[dict[str, Any]]:
-    """Fetch what has this name: a data set, another download of the configuration, or a file of encoder weights.
+    """Fetch by name: a data set, another download in the configuration, or a file of encoder weights.
 
     Returns:
         For each file its name, bytes and sha256.
@@ -127,14 +127,14 @@ def _bring(file: RemoteFile) -> tuple[str, str]:
 
 
 def _mismatch(file: RemoteFile, place: Path, sha256: str, record: dict[str, Any]) -> str:
-    """What tells that this is another file; "" when nothing does."""
+    """Why this is not the expected file; "" if it is."""
     size = place.stat().st_size
     if file.size and size != file.size:
         return f"has {size:,} bytes instead of {file.size:,}"
     if not sha256.startswith(file.sha256):
         return f"has sha256 {sha256} instead of {file.sha256}"
     if not file.sha256 and record.get("sha256", sha256) != sha256:
-        return f"has sha256 {sha256}, and {_record_path(place)} recorded {record['sha256']} when it came"
+        return f"has sha256 {sha256}, and {_record_path(place)} recorded {record['sha256']} when it was fetched"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Walking the folders of strangers: which entries are images, which are passed over, and why; every one is counted."""
+"""Walk arbitrary folders: which entries are images, which are left out, and why; every entry is counted."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ SHOWN = 3  # examples of each reason
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Whether a file's name has an image's ending."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (called for every file)
 
 
 def is_ignored(name: str) -> bool:
-    """Whether an entry of a folder is hidden, or no part of what a person put there."""
+    """Whether a folder's entry is hidden or was put there by the system, not by a person."""
     return name.startswith(".") or name.lower() in FOREIGN
 
 
@@ -54,7 +54,7 @@ def is_predicted(folder: Path) -> bool:
 
 
 class LeftOut:
-    """What was passed over: how often for which reason, with a few examples; and images that are no plain files."""
+    """What was left out: how often for which reason, with a few examples; and images that are not regular files."""
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
@@ -77,7 +77,7 @@ class LeftOut:
             self.examples[reason] = (self.examples[reason] + examples)[:SHOWN]
 
     def __str__(self) -> str:
-        """ "of another ending: 2 (a.txt, b.xcf); a FIFO: 1 (c.png)"; "" when nothing was."""
+        """ "with another ending: 2 (a.txt, b.xcf); a FIFO: 1 (c.png)"; "" when nothing was."""
         return "; ".join(
             f"{reason}: {number:,} ({', '.join(self.examples[reason])}"
             + (", ...)" if number > len(self.examples[reason]) else ")")
@@ -86,7 +86,7 @@ class LeftOut:
 
 
 def readable(path: Path | str) -> str:
-    """A path as text that any file and terminal takes: what is not UTF-8, or controls a terminal, is escaped."""
+    """A path as text that is safe in any file and terminal: invalid UTF-8 and control characters are escaped."""
     text = str(path).encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
@@ -117,7 +117,7 @@ def entries(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
 
 
 def _odd(entry: os.DirEntry[str]) -> str:
-    """Why an entry is neither file nor folder of a usable name; "" when it is."""
+    """Why an entry is not a usable file or folder; "" if it is."""
     if CONTROL.search(entry.name):
         return "whose name is not UTF-8 or has control characters"
     try:
@@ -143,7 +143,7 @@ def _leads_up(link: Path) -> bool:
 
 
 def kind_of(mode: int) -> str:
-    """What something is that is neither a file nor a folder."""
+    """The kind of an entry that is neither a file nor a folder."""
     kinds = (
         (stat.S_ISFIFO, "a FIFO"),
         (stat.S_ISSOCK, "a socket"),

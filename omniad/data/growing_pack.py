@@ -1,4 +1,4 @@
-"""The arrays of a pack while they grow, in hidden files, with a third file that vouches for what is written.
+"""The arrays of a pack while they are written, in hidden files, with a third file of hashes of what is complete.
 
 Plain writing, not a memory map: on a full disk that is an error one can report, where a map kills the process; and
 memory stays flat however large the data set is.
@@ -29,7 +29,7 @@ class GrowingPack:
     """A pack that is being made. Several processes may write batches, in any order; `vouch` goes in order."""
 
     def __init__(self, out_dir: Path, count: int, size: int, index_sha256: str, files_sha256: str):
-        """Take up what an interrupted call left, as far as its hashes vouch for it, or begin.
+        """Continue what an interrupted call left, as far as its hashes confirm it, or begin.
 
         Raises:
             UserError: the disk has no room for the rest.
@@ -89,7 +89,7 @@ class GrowingPack:
         for name, rows in ((IMAGES, images), (MASKS, masks)):
             content, position = rows.data.cast("B"), self._starts[name] + start * self._lengths()[name]
             hashed.update(content)
-            while content:  # a write may be cut short, on a disk that is nearly full for one
+            while content:  # a write may be cut short, e.g. on a nearly full disk
                 written = os.pwrite(self._files[name], content, position)
                 content, position = content[written:], position + written
         return hashed.hexdigest()
@@ -122,7 +122,7 @@ class GrowingPack:
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    """Say at once what hours of decoding would end in."""
+    """Refuse at once if the disk would be full after hours of decoding."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         needed_gib, free_gib = needed / 2**30, free / 2**30

@@ -1,4 +1,4 @@
-"""The header and the status of every image and mask of a data set: one look at each, by many threads."""
+"""The header and file status of every image and mask of a data set, each read once, by many threads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BATCH = 256
 
 
 class Looked(NamedTuple):
-    """What the headers and the status of all files tell."""
+    """What was found in the headers and the status of all files."""
 
-    problems: list[tuple[str, str]]  # its kind; the path, with what more there is to say
+    problems: list[tuple[str, str]]  # its kind; the path, with details
     files: int
     sha256: str  # of all paths, sizes and times
 

@@ -11,7 +11,7 @@ INSTALL = "pip install huggingface_hub"
 
 
 def missing_for_hub() -> str:
-    """What is missing before anything can be fetched from the hub, and what to do; "" when nothing is."""
+    """What is missing before anything can be fetched from the hub, and what to do; "" if nothing is."""
     try:
         from huggingface_hub import get_token
     except ImportError:

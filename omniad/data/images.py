@@ -1,4 +1,4 @@
-"""An image file as 8-bit RGB, whatever its mode: one way for all. docs/data.md has the table of the modes."""
+"""Any image file as 8-bit RGB; the only place where images are decoded. docs/data.md has the table of modes."""
 
 from __future__ import annotations
 

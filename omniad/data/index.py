@@ -1,4 +1,4 @@
-"""The index of a data set: one CSV, one row an image, whatever the layout on disk.
+"""The index of a data set: one CSV with one row per image, whatever the layout on disk.
 
 Beside it, `index-files.json` has a hash of the sizes and times of all images and masks: files replaced under the same
 names make new packs. What is trained then depends on the new packs' content alone, so that a data set that was only
@@ -75,7 +75,7 @@ def read_index(file: Path) -> pd.DataFrame:
     """An index as a data frame: columns class, split, label (0 or 1), defect, image, mask ("" when there is none).
 
     Raises:
-        UserError: there is none, or it is not one: also when a class is no file's name or a path leaves the folder.
+        UserError: it is missing or invalid: also if a class is not a valid file name or a path leaves the folder.
     """
     again = "remove it and run `snakemake --cores all data`"
     try:
@@ -105,7 +105,7 @@ def _files_note(index_csv: Path) -> Path:
 
 
 def _wrong_row(index: pd.DataFrame) -> str:
-    """What no index may hold, whoever made it; "" when it is one."""
+    """What is wrong with an index, whoever made it; "" if nothing is."""
     if index.empty:
         return "it has no rows"
     for label in set(index["label"].unique().tolist()) - {0, 1}:

@@ -1,8 +1,8 @@
-"""A mask file as two levels, defect or not, by its mode. docs/data.md has the table.
+"""A mask file as a boolean array of the defect. docs/data.md has the table of modes.
 
 A mask is read by its levels, from dark to light. Two levels: the lighter one is the defect. Small numbers: each above 0
 is a kind of defect. Otherwise the levels between are the noise of a lossy format or the soft edge of a brush: the mask
-is read at the middle, and that is told. What could mean two things is refused.
+is thresholded in the middle, and reported. Ambiguous masks are refused.
 
 In MVTec LOCO AD an image has a folder of masks, one a region: the defect is their union, each read as above 0.
 """
@@ -52,7 +52,7 @@ def decode_mask(
         The array, and how it was read where that is not beyond doubt, in a few words; else "".
 
     Raises:
-        ValueError: it could mean two things, or is damaged. For broken files PIL raises what is in opening.BROKEN.
+        ValueError: it is ambiguous or damaged. For broken files PIL raises what is in opening.BROKEN.
     """
     files = mask_files("", str(file))
     if files == [str(file)]:
@@ -93,7 +93,7 @@ def _decode(file: str | Path, turned_like: str | Path | None, numbered: bool) ->
 
 
 def mask_problem(size: tuple[int, int], orientation: int, mask_size: tuple[int, int], mask_orientation: int) -> str:
-    """Why a mask can't be laid over its image when both are turned upright; "" when it can.
+    """Why a mask doesn't fit its image when both are turned upright; "" if it does.
 
     Sizes are widths and heights as stored, of the image first; orientations are EXIF's, 1 where there is no entry.
     """
@@ -172,7 +172,7 @@ def _by_colours(mask: Image.Image, lossy: bool) -> tuple[np.ndarray, str]:
 
 
 def _by_levels(levels: np.ndarray, present: Sequence[float], lossy: bool) -> tuple[np.ndarray, str]:
-    """The defect of grey levels (H, W), of which `present` are there, in order."""
+    """The defect in grey levels (H, W); `present` are the levels that occur, sorted."""
     low, high = present[0], present[-1]
     if not (low >= 0 and high < float("inf")):  # NaN, too
         raise ValueError(f"levels from {low:g} to {high:g}; {MISREAD}")

@@ -1,4 +1,4 @@
-"""Opening an image file that may be anything: no FIFO, no image too large, no PNG whose checksums are wrong."""
+"""Open an image file that may be anything: no FIFO, no image too large, no PNG with wrong checksums."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 class Unfit(ValueError):
-    """A file that is not read as an image, whatever PIL makes of it."""
+    """A file that is refused as an image, whether or not PIL could read it."""
 
     def __init__(self, kind: str, detail: str = ""):
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -36,7 +36,7 @@ class Unfit(ValueError):
 
 
 class Header(NamedTuple):
-    """What an image file's header tells, and its status."""
+    """An image file's header and file status."""
 
     size: tuple[int, int]  # width and height, as stored
     mode: str
@@ -47,10 +47,10 @@ class Header(NamedTuple):
 def read_header(file: str | Path, turned: bool) -> Header:
     """An image file's header, and its orientation if it is `turned` upright when read.
 
-    A data set calls this for every file, so a JPEG's or PNG's start is read in one go, and more where it is not enough.
+    A data set calls this for every file, so a JPEG's or PNG's start is read first, and more only if needed.
 
     Raises:
-        Unfit: it is no plain file, empty, or has more than MOST_PIXELS. PIL raises what is in BROKEN.
+        Unfit: it is not a regular file, is empty, or has more than MOST_PIXELS. PIL raises what is in BROKEN.
     """
     number, status = _open_plain(file)
     try:

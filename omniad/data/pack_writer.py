@@ -1,4 +1,4 @@
-"""Making a pack: every image and mask decoded and resized once, on all cores; a killed call is taken up again."""
+"""Make a pack: decode and resize every image and mask once, on all cores; a killed call can be resumed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_pack(
 
     Raises:
         UserError: images or masks can't be decoded (all of them are named), the disk is full, or a worker was ended.
-            What was done till then is kept, and the same call goes on with it.
+            What is finished is kept, and the same call continues from there.
     """
     index = read_index(index_csv) if index is None else index
     make_pack(index_csv, out_dir, len(index), size, lambda growing: _fill(growing, index, source))

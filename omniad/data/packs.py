@@ -60,7 +60,7 @@ def open_pack(folder: Path, index: pd.DataFrame | None = None) -> Pack:
     except FileNotFoundError:
         raise UserError(f"{folder}: no pack here{again}") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        raise UserError(f"{folder}: a broken pack ({error}); remove the folder{again}") from None
+        raise UserError(f"{folder}: a damaged pack ({error}); remove the folder{again}") from None
     index_csv = folder.parent / "index.csv"
     index = read_index(index_csv) if index is None else index
     if index_sha256 != sha256_file(index_csv) or images.shape != (*shape, 3) or masks.shape != shape:

@@ -1,4 +1,4 @@
-"""Before anything is downloaded or trained: can everything that the runs need be had? All that is missing, at once."""
+"""Before anything is downloaded or trained: check that all the runs need is available; report what is missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FULL_RESOLUTION = 1024  # whose size is given for Real-IAD
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Something to fetch, and what a person does who can't."""
+    """Something to fetch, and what to do if that is not possible."""
 
     title: str
     urls: tuple[str, ...]  # one that answers is enough
@@ -46,7 +46,7 @@ def preflight(
 ) -> None:
     """Check the data sets that are about to be indexed, and weights and textures of the runs about to be trained.
 
-    What is missing and can be fetched is no problem: its address must answer within ten seconds, the disk must have
+    Missing files that can be fetched are no problem: the address must respond within ten seconds, the disk must have
     room, and a gated data set needs the user's token.
 
     Raises:
@@ -137,7 +137,7 @@ def _wanted_textures(run: RunSettings, downloads: Mapping[str, DownloadSettings]
 
 
 def _check_sizes(files: list[RemoteFile]) -> None:
-    """An archive put there by hand that is cut off; its hash is looked at when it is used."""
+    """Refuse a truncated archive that was put there by hand; its hash is checked when it is used."""
     for file in files:
         if file.path.is_file() and file.size and file.path.stat().st_size != file.size:
             found = file.path.stat().st_size

@@ -27,7 +27,7 @@ class RemoteFile:
 
 
 def remote_files(download: DownloadSettings) -> list[RemoteFile]:
-    """The archives of a data set; none for one that is only ever put in place by hand, or made here.
+    """The archives of a data set; none if it is only put in place by hand, or made here.
 
     Raises:
         UserError: a data set of the hub has no table of counts, which names its classes.

@@ -1,4 +1,4 @@
-"""Where the weights that a run starts from are found, and how they are fetched and verified."""
+"""Where the weights that a run starts from are, and how they are fetched and verified."""
 
 import functools
 import importlib.util
@@ -145,13 +145,13 @@ def weights_paths(model: ModelSettings, data: DataSettings) -> list[Path]:
 
 
 def missing_weights(model: ModelSettings, data: DataSettings) -> str:
-    """What is to be done about the first file that is not there, in one line; "" when all are there."""
+    """What to do about the first missing file, in one line; "" if none is missing."""
     absent = next((path for path in weights_paths(model, data) if not path.is_file()), None)
     return "" if absent is None else how_to_get(absent, model, data)
 
 
 def how_to_get(absent: Path, model: ModelSettings, data: DataSettings) -> str:
-    """What is to be done about one file of a model's weights that is not there."""
+    """What to do about a missing file of a model's weights."""
     if known := files_by_place(data).get(absent):
         (url,) = known.urls
         return (
@@ -188,7 +188,7 @@ def start_file(model: ModelSettings, data: DataSettings) -> Path | None:
 
 
 def verified(path: Path, model: ModelSettings) -> Path:
-    """The file, if it is the known one of its name. Raises UserError when it is not."""
+    """The file, if its sha256 is the known one for its name. Raises UserError otherwise."""
     packaged, sha256 = _packaged(model), weights_hash(path)
     if not sha256.startswith(packaged.sha256 if packaged else name_hash(path.name)):
         again = f"reinstall {packaged.package}" if packaged else "fetch it again"

@@ -1,4 +1,4 @@
-"""What `omniad fit` says before it trains: what is made, from how much, how long it takes, and what else there is."""
+"""What `omniad fit` announces: the detector, the number of images, the expected time, and alternatives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def announce(run: RunSettings, index: pd.DataFrame, pack: Pack, about: str, on_c
     Args:
         index: a row an image.
         pack: of the images, or of the training images' tiles.
-        about: what the detector is made of.
+        about: a description of the detector.
     """
     images, rows = (Counter(each["split"])["train"] for each in (index, pack.index))
     epochs, scored = epochs_of(run), len(images_for_threshold(index, METHODS[run.model.method].leaves_out))
@@ -58,7 +58,7 @@ def _kept(index: pd.DataFrame) -> str:
 
 
 def _advise_tiles(run: RunSettings, index: pd.DataFrame, scored: int, on_cpu: bool) -> None:
-    """Say where images are so large that small defects get lost when they are resized, and what tiles would cost."""
+    """Say if images are so large that small defects get lost when they are resized, and what tiles would cost."""
     side, tiles = run.data.image_size, TileSettings()
     images = index.loc[index["split"] == "train", "image"].tolist()
     some = [images[place] for place in own.spread(min(len(images), LOOKED_AT), len(images))]

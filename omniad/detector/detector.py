@@ -37,7 +37,7 @@ VIEW = 1024  # pixels of the longest side of the image that is kept to look at
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector makes of one image."""
+    """A detector's result for one image."""
 
     path: Path
     score: float  # higher is more anomalous
@@ -74,7 +74,7 @@ class Detector:
         kept = read_threshold(self.run_dir)
         self.device = pick_device() if device is None else torch.device(device)
         self.model = load_model(run_dir, self.device)
-        # What a map may show before it counts. From tiles' maps it is taken off before these are blended.
+        # What a map of a good image shows. It is subtracted from tiles' maps before these are blended.
         self._of_tile = self.model.expected_map(self.size).cpu().numpy()  # (S, S)
         self.expected = np.zeros((1, 1), np.float32) if self.tiles else self._of_tile
         if kept and of_other_weights(kept, self.run_dir):
@@ -87,9 +87,9 @@ class Detector:
         self.threshold = self.threshold if threshold is None else threshold
 
     def use(self, kept: Threshold | None) -> None:
-        """Judge by this threshold from now on, or by none."""
+        """Use this threshold from now on, or none."""
         self.threshold = kept.threshold if kept else None
-        self.typical = kept.typical if kept else None  # what the map usually shows beyond `expected` where all is well
+        self.typical = kept.typical if kept else None  # by how much a good image's map usually exceeds `expected`
 
     def score(
         self, images: str | Path | Iterable[str | Path], skipped: dict[Path, str] | None = None
@@ -98,7 +98,7 @@ class Detector:
 
         Args:
             images: files and folders; folders are searched at any depth.
-            skipped: takes the images that can't be read, each with the reason.
+            skipped: filled with the images that can't be read and the reasons.
 
         Raises:
             UserError: a file or folder does not exist; without `skipped` also when an image can't be read.
@@ -112,7 +112,7 @@ class Detector:
         return self._score(files, skipped)
 
     def _score(self, files: list[Path], skipped: dict[Path, str] | None) -> Iterator[Prediction]:
-        # Images are read while what was read before them is computed: a batch, or with tiles a single one; on a CPU,
+        # Images are read ahead while earlier ones are computed: a batch, or with tiles a single one; on a CPU,
         # which takes far longer to compute than to read a large image, memory then holds one at a time.
         batch_size = self.settings.evaluation.batch_size
         threads, ahead = usable_cores(), 2 * batch_size
@@ -172,9 +172,9 @@ class Detector:
     def compute(self, pixels: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Smoothed maps (B, S, S) and scores (B,), float32, of images (B, S, S, 3), uint8 RGB.
 
-        `own` (B,) says which of the training images they are, for a method that then leaves these out (`LeavesOut`).
+        `own` (B,) says which training images they are, for a method that then leaves these out (`LeavesOut`).
         """
-        self.model.seed_draws(0)  # before every batch: an image's score does not depend on the images around it
+        self.model.seed_draws(0)  # before every batch, so that an image's score does not depend on the images around it
         with arithmetic("fp32", self.device):
             features = self.model.encode(normalise(pixels).to(self.device))
             if own is None:
@@ -196,7 +196,7 @@ class Detector:
 
 
 class _Image(NamedTuple):
-    """A file as it was read, or the reason why it can't be."""
+    """An image that was read, or the reason why it can't be."""
 
     file: Path
     pixels: np.ndarray  # see `Detector.pixels`

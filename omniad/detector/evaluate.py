@@ -1,4 +1,4 @@
-"""Evaluation of a run on tiles: its test images are scored whole, and measured twice.
+"""Evaluate a run on tiles: its test images are scored whole and measured twice.
 
 At the model's size, with maps and masks shrunk as a pack holds them, so that other runs compare: metrics.csv and all
 other files of an evaluation. At the images' own size, where a small defect is as large as it is: metrics_full_size.csv.
@@ -62,7 +62,7 @@ def evaluate_tiled(run_dir: str | Path, device: torch.device | None = None, keep
 
 
 def _evaluate_class(detector: Detector, rows: pd.DataFrame, folder: Path) -> OfClass:
-    """One class. Maps and masks of full size, more than memory holds perhaps, are in files in `folder` meanwhile."""
+    """Evaluate one class. Full-size maps and masks may not fit in memory, so they are kept in files in `folder`."""
     number, side, source = len(rows), detector.size, Path(detector.settings.source.folder)
     images = np.empty((number, side, side, 3), np.uint8)
     bits, maps = np.zeros((number, side, side), np.uint8), np.empty((number, side, side), np.float32)

@@ -1,4 +1,4 @@
-"""A run folder's whole way from image to map and score as one graph, for programs without omniad.
+"""Export a run folder's model, from image to map and score, as one graph for programs without omniad.
 
 The graph: images (B, 3, S, S), float32, RGB in [0, 1] -> maps (B, S, S), smoothed, and scores (B,), float32. B is free,
 S is the run's resolution. Normalisation and smoothing are inside. The graph of a run on tiles takes tiles; what a
@@ -44,7 +44,7 @@ def export(run_dir: str | Path, file: str | Path, format: Literal["onnx", "pt2"]
 
     Args:
         run_dir: `config.yaml` and `model.safetensors`.
-        file: what is written; it appears only when the check was passed.
+        file: the file to write; it appears only if the check passes.
         format: "onnx", or "pt2" for torch.export.load.
 
     Returns:
@@ -87,7 +87,7 @@ def export(run_dir: str | Path, file: str | Path, format: Literal["onnx", "pt2"]
 
 
 class ImageToMap(nn.Module):
-    """Everything between an image in [0, 1] and its map and score."""
+    """The whole computation from an image in [0, 1] to its map and score."""
 
     mean: Tensor
     std: Tensor
@@ -181,7 +181,7 @@ def _difference(graph: Graph, images: np.ndarray, expected: list[np.ndarray]) ->
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the exporters' warnings and lines about their own insides."""
+    """Suppress the exporters' warnings and internal messages."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Good images to a detector: index, pack, training or what a method does for it, and a threshold, in one run folder."""
+"""From good images to a detector: index, pack, training or its replacement, and threshold, in one run folder."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def fit(
     overlap: int | None = None,
     scale: float | None = None,
 ) -> Detector:
-    """Make a detector from good images. Killed, the same call goes on; finished, it ends soon with the same result.
+    """Make a detector from good images. The same call resumes a killed fit, and returns quickly after a finished one.
 
     Writes, in `run_dir`: config.yaml, model.safetensors, history.csv, provenance.json as every training does;
     threshold.json; and prepared/, the images at the run's resolution, which only training and `omniad evaluate` need.
@@ -81,17 +81,17 @@ def fit(
         folder: a product's good images, a folder of such folders, or the layout of MVTec-AD, MVTec AD 2 or MVTec LOCO
             AD (see data/layouts/own.py).
         run_dir: a new folder, or one that this call began.
-        epochs: of a method that trains; by default so many that it takes about as many steps as the preset says, at
+        epochs: for methods that train; by default so many that training takes about the preset's number of steps, at
             least 10 and at most 500.
-        quantile: share of the good images it is made of that the threshold lets pass, in (0, 1].
+        quantile: share of the good images that must not exceed the threshold, in (0, 1].
         weights: a file of the encoder's ImageNet weights; by default those of its package, or torchvision's, fetched
             when they are not there.
-        seed: of all that is drawn.
+        seed: of all random draws.
         settings: of model, training and evaluation, in place of a preset's.
         preset: "fast", a memory of patches for any machine, or "paper" (see presets.py).
-        method: another one than the preset's own.
+        method: a method other than the preset's default.
         config: files that change single settings of these.
-        tile: side of the tiles that images are cut into, pixels, which is then the model's input; by default each image
+        tile: side of the tiles that images are cut into, in pixels, the model's input size; by default each image
             is resized to the input.
         overlap: pixels that neighbouring tiles share, 32 by default.
         scale: of the images before they are cut, 1 by default.
@@ -127,7 +127,7 @@ def fit(
 
 def _run_settings(folder: Path, run_dir: Path, settings: Settings, weights: str | Path | None) -> RunSettings:
     if not folder.is_dir():
-        is_file = "is a file; name the folder that holds the good images"
+        is_file = "is a file; name the folder with the good images"
         raise UserError(f"{folder}: {is_file if folder.exists() else 'no such folder'}")
     name = folder.resolve().name or "images"
     if problem := name_problem(name):

@@ -1,4 +1,4 @@
-"""Which images are meant, and what their results are called."""
+"""Find the images among files and folders, and name their results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def find_images(
     Args:
         places: files and folders, or one of them.
         leave_out: a folder; need not exist.
-        left_out: takes what was passed over, and why.
+        left_out: filled with what was left out, and why.
 
     Raises:
         UserError: a place does not exist, or there is no image in any.

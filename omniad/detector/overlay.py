@@ -1,4 +1,4 @@
-"""An anomaly map over its image, to look at."""
+"""Draw an anomaly map over its image."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OUTLINE = np.uint8(255)
 def overlay(detector: Detector, prediction: Prediction) -> Image.Image:
     """The image in grey, coloured where its map is high; places above the threshold are outlined in white.
 
-    What the map shows of every good image (`Detector.expected`) is taken off first, as it is for the score.
+    What good images' maps show (`Detector.expected`) is subtracted first, as for the score.
 
-    With a threshold of `omniad fit` all images share one range of colours: none at what is usual where all is well, the
+    With a threshold of `omniad fit` all images share one range of colours: none at the usual level of good images, the
     middle at the threshold. Without one, each image's colours span its own map, whatever its score.
     """
     heat = _heat(prediction.map, detector.expected, prediction.view.shape[:2])

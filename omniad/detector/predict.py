@@ -1,4 +1,4 @@
-"""Images to scores, maps and overlays on disk."""
+"""Score images and write scores, maps and overlays to disk."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def predict(
     full_size: bool = False,
     each: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Score images and write what came of them.
+    """Score images and write the results.
 
     Writes, in `out`: scores.csv (path, score, verdict, name), row by row as they come, so that whatever ends this call
     leaves those that are done; maps/<name>.npy, float32 at the run's resolution; overlays/<name>.png; with `full_size`
@@ -57,7 +57,7 @@ def predict(
     Args:
         detector: a run folder, or one that is loaded.
         images: files and folders; what lies in `out`, or is an earlier call's result, is left out.
-        out: where results go; None computes the scores alone.
+        out: folder for the results; None computes only the scores.
         full_size: also write the maps at each image's own size.
         each: called with every row as soon as it is known.
 
@@ -158,7 +158,7 @@ def _write_skipped(file: Path, skipped: dict[Path, str]) -> None:
 
 
 def _remove_earlier(out: Path) -> None:
-    """Remove what an earlier call wrote, or began to: its maps must not lie beside other scores."""
+    """Remove what an earlier call wrote, even in part: its maps must not be mixed with new scores."""
     folders = [out / name for name in PREDICTED_FOLDERS if is_predicted(out / name)]
     files = [file for folder in folders if folder.is_dir() for file in folder.iterdir() if RESULT.search(file.name)]
     try:

@@ -1,4 +1,4 @@
-"""Presets of `omniad fit`: what a detector is made of, and for how long it is trained. Each is a file in presets/."""
+"""Presets of `omniad fit`: a detector's method and settings, and how long it is trained. One file each in presets/."""
 
 from __future__ import annotations
 

@@ -18,20 +18,20 @@ MOST_BYTES = 10_000_000  # of threshold.json, which has a line a product
 
 
 class Threshold(NamedTuple):
-    """A run's threshold, and what it rests on."""
+    """A run's threshold, and the data it was set on."""
 
     threshold: float  # an image is anomalous when its score is above it
-    quantile: float  # share of the good images it is made of that are at most at it
+    quantile: float  # share of its good images whose score does not exceed it
     images: int  # how many those were
-    typical: float  # median of their maps' medians, less what is expected: what a map shows where all is well
-    products: dict[str, float]  # the same quantile of each product's images alone, to compare
-    model_sha256: str = ""  # of the weights that it belongs to; empty: an older version wrote it
+    typical: float  # median of their maps' medians, minus what is expected: the usual level of a good image's map
+    products: dict[str, float]  # the same quantile for each product's images alone, for comparison
+    model_sha256: str = ""  # of the weights it belongs to; empty: written by an older version
 
 
 def images_for_threshold(index: pd.DataFrame, leaves_out: bool) -> pd.DataFrame:
-    """Which good images a threshold is made of: those of the split "validation".
+    """The good images that set the threshold: those of the split "validation".
 
-    Of a class without any, where the model can leave each training image out for itself, some of these.
+    For a class without any, some of the training images, if the model can leave each of them out.
 
     Args:
         index: of a pack.
@@ -71,7 +71,7 @@ def make_threshold(scores: np.ndarray, medians: np.ndarray, products: list[str],
 
 
 def of_other_weights(threshold: Threshold, run_dir: Path) -> bool:
-    """Whether a threshold belongs to other weights than the run's."""
+    """Whether a threshold belongs to weights other than the run's."""
     return bool(threshold.model_sha256) and threshold.model_sha256 != sha256_file(run_dir / MODEL)
 
 

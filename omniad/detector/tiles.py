@@ -1,4 +1,4 @@
-"""Large images in overlapping tiles: where they lie, what is in them, and one map blended from theirs."""
+"""Large images in overlapping tiles: their positions and pixels, and one map blended from theirs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Grid:
 
 
 def check_overlap(side: int, overlap: int) -> None:
-    """Raise a UserError where tiles don't advance."""
+    """Raise a UserError if tiles don't advance."""
     if not 0 <= overlap < side:
         raise UserError(
             f"the tiles' overlap must be at least 0 and less than their side of {side} pixels, not {overlap}"

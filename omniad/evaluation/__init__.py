@@ -1,1 +1,1 @@
-"""A run folder is scored: test images to anomaly maps, metrics and the files that a report reads."""
+"""Evaluate a run folder: from test images to anomaly maps, metrics and the files that a report reads."""

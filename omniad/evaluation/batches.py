@@ -1,4 +1,4 @@
-"""Images in batches that memory holds."""
+"""Batches of images that fit in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Batches:
-    """Runs work batch by batch; where memory does not suffice the batch is halved, and stays so for what follows."""
+    """Runs work batch by batch; when memory runs out, the batch is halved for this and all later calls."""
 
     def __init__(self, size: int, device: torch.device):
         self.size, self.device = size, device
@@ -23,7 +23,7 @@ class Batches:
         """Call `work` for consecutive slices of range(count); a slice that did not fit is repeated in smaller ones.
 
         Raises:
-            UserError: one image alone is too much.
+            UserError: a single image does not fit.
         """
         start = 0
         while start < count:
@@ -39,7 +39,7 @@ class Batches:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return False  # from outside this block, where the error no longer holds what was in memory
+            return False  # outside this block, where the error no longer keeps tensors in memory
         return True
 
     def _halve(self, tried: int) -> None:

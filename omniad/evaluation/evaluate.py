@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 
 class OfClass(NamedTuple):
-    """What is made of a class's test images."""
+    """The result for a class's test images."""
 
     draws: list[ClassResult]  # its results, one a draw
     maps: np.ndarray  # (N, S, S) float32, the first draw's
@@ -129,7 +129,7 @@ def evaluate_with(
     full_size = [replace(each, draws=[each.full_size]) for each in classes if each.full_size]
     if full_size:
         write_metrics(run_dir, _all_metric_lines(full_size), METRICS_FULL_SIZE)
-    write_metrics(run_dir, _all_metric_lines(classes))  # last: it says that all of the others are there
+    write_metrics(run_dir, _all_metric_lines(classes))  # last: its presence means that all others are there
     return classes
 
 

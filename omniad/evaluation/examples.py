@@ -1,4 +1,4 @@
-"""The few images of a class that are kept with their maps: for Figure 3, and to look at where a run is wrong.
+"""The few images of a class that are kept with their maps: for Figure 3, and to inspect a run's mistakes.
 
 examples/<class>.npz: images (E, S, S, 3) uint8, masks (E, S, S) uint8, maps (E, S, S) float16, and for each example its
 `kind`, `image` (path in the data set), `label` and `score`. Kinds:

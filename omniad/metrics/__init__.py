@@ -1,4 +1,4 @@
-"""Arrays to numbers: the seven metrics of a class in both definitions. Needs no torch.
+"""From arrays to numbers: the seven metrics of a class in both definitions. Needs no torch.
 
 >>> import numpy as np
 >>> maps = np.zeros((2, 4, 4), np.float32)

@@ -157,7 +157,7 @@ class ClassPixels:
         if bad.any():
             image = int(np.argmax(bad))
             name = str(image) if self.names is None else f"{image} ({self.names[image]})"
-            raise UserError(f"anomaly map of image {name}: holds NaN or infinite scores")
+            raise UserError(f"anomaly map of image {name}: contains NaN or infinite scores")
 
     def _sort(self, keys: np.ndarray, regions: np.ndarray) -> None:
         """Anomalous pixels ascending."""

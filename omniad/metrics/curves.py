@@ -1,4 +1,4 @@
-"""The formulas: areas, precision, F1 and PRO from counts. Values are fractions; what is undefined never comes here.
+"""The formulas: areas, precision, F1 and PRO from counts. Values are fractions; undefined cases are handled elsewhere.
 
 Rows go from the highest score down. At row j, with P positives and N negatives:
 TP_j = hits, FP_j = false alarms with the row's score or a higher one; FP'_j = false alarms with a higher one.

@@ -1,4 +1,4 @@
-"""The public face of the metrics: arrays or files in, checked, and a dictionary or a ClassResult out."""
+"""The public functions of the metrics: they check arrays or files and return a dictionary or a ClassResult."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def class_metrics(
         names: of the images, for error messages.
 
     Raises:
-        UserError: shapes do not belong together, or a score is NaN or infinite (the image is named).
+        UserError: shapes do not match, or a score is NaN or infinite (the image is named).
     """
     if definition not in DEFINITIONS:
         raise UserError(f"definition must be {' or '.join(DEFINITIONS)}, not '{definition}'")
@@ -106,7 +106,7 @@ def _checked(maps: Any, masks: Any, labels: Any, scores: Any, names: Sequence[st
     arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":
-            raise UserError(f"{name}: must hold numbers, not {array.dtype}")
+            raise UserError(f"{name}: must contain numbers, not {array.dtype}")
     shape = arrays["maps"].shape
     if len(shape) != 3 or 0 in shape:
         raise UserError(f"maps: the shape must be (images, height, width), without zeros, not {shape}")

@@ -173,7 +173,7 @@ def merge(ordered, breakpoints, between, equal):
 
 @compiled
 def add_bins(bins, bin_of_breakpoint, between):
-    """Add to `between` the pixels of bins without a breakpoint; those of a bin with one were told apart."""
+    """Add to `between` the pixels of bins without a breakpoint; those of a bin with one are counted separately."""
     for j in range(1, bin_of_breakpoint.size):
         for empty in range(bin_of_breakpoint[j - 1] + 1, bin_of_breakpoint[j]):
             between[j] += bins[empty]

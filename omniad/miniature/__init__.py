@@ -1,4 +1,4 @@
-"""The miniatures: small made-up data sets in the real ones' layouts, for the demo and the tests."""
+"""The miniatures: small synthetic data sets in the real ones' layouts, for the demo and the tests."""
 
 from omniad.miniature.writers import write_miniature
 

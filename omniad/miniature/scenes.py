@@ -1,4 +1,4 @@
-"""The miniatures' classes: how one image of a class comes about, clean or with a defect."""
+"""The miniatures' classes: how one image of a class is made, clean or with a defect."""
 
 from dataclasses import dataclass
 from functools import partial

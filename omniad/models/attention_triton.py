@@ -27,7 +27,7 @@ MOST_TOKENS, MOST_CHANNELS = 128, 64  # of a head, that registers hold
 
 
 def fits(query: Tensor, key: Tensor) -> bool:
-    """Whether one side is short enough."""
+    """Whether one side is short enough for the kernels."""
     return min(query.shape[2], key.shape[2]) <= MOST_TOKENS and query.shape[3] <= MOST_CHANNELS
 
 

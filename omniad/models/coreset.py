@@ -1,6 +1,6 @@
-"""Memories of patches: random ones of all training images, of these the few to keep, and how far others are from them.
+"""Memories of patches: draw random patches of all training images, keep a few, measure how far others are from these.
 
-So time and room are bounded by settings, however large the data set. The kept ones are chosen by greedy k-center:
+So settings bound time and memory, however large the data set. The patches to keep are chosen by greedy k-center:
 again and again the patch farthest from all chosen so far. Distances are Euclidean, by matrix products in single
 precision, exact up to rounding.
 """
@@ -191,7 +191,7 @@ def check_room(needed: float, what: str, setting: str) -> None:
     free = available_memory()
     if needed > free:
         raise UserError(
-            f"{what} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free: lower model.{setting}"
+            f"{what} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free; lower model.{setting}"
         )
 
 

@@ -1,4 +1,4 @@
-"""A run folder out of a checkpoint that the authors' code wrote (easyoo/Omni-AD, commit d85c5f4), for any depths.
+"""Make a run folder from a checkpoint that the authors' code wrote (easyoo/Omni-AD, commit d85c5f4), for any depths.
 
 That code's output projection is in no checkpoint: it is left out (`none`) or, as released, drawn at random in each call
 (`random`).

@@ -1,4 +1,4 @@
-"""Whether kernels of our own, written in Triton, run here."""
+"""Whether our own Triton kernels run here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def use_kernels(x: Tensor) -> bool:
 
 @cache
 def lacking() -> str:
-    """What Triton's kernels lack here, for a message; empty where they run."""
+    """What is missing here for Triton's kernels, for a message; empty if nothing is."""
     if importlib.util.find_spec("triton") is None:
         return "Triton"
     if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):

@@ -1,4 +1,4 @@
-"""What training and evaluation ask of a method, whichever it is: features, a loss, anomaly maps and image scores."""
+"""The interface that training and evaluation use for every method: features, a loss, anomaly maps and image scores."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class AllFeatures(Protocol):
 
 
 class Prepared(NamedTuple):
-    """How far `Method.prepare` is."""
+    """The progress of `Method.prepare`."""
 
     share: float  # of its work, in [0, 1]
-    kept: Mapping[str, Tensor] = {}  # what it needs to go on from here after a kill; empty: it would begin again
+    kept: Mapping[str, Tensor] = {}  # what it needs to resume from here after a kill; empty: it would start over
 
 
 class Method(nn.Module, ABC):
@@ -49,7 +49,7 @@ class Method(nn.Module, ABC):
     caches_features = True
     """Whether what `encode` gives depends on the image, the method and the encoder's weights alone.
 
-    Training then rounds it to half precision and keeps it over the epochs, for all runs.
+    Training then rounds it to half precision and keeps it for all epochs and runs.
     """
 
     training_free = False
@@ -62,7 +62,7 @@ class Method(nn.Module, ABC):
     """Whether a training step does the same operations every time, all of them on the device (see cuda_graph.py)."""
 
     evaluated_draws = 5
-    """How often an evaluation draws anew where inference is random (`draws`), to tell the spread."""
+    """How often an evaluation redraws if inference is random (`draws`), to measure the spread."""
 
     encoder: FrozenEncoder
     """Its weights come from a file (`load_weights`); all others are drawn."""
@@ -70,7 +70,7 @@ class Method(nn.Module, ABC):
     def __init__(self, settings: ModelSettings):
         super().__init__()
         self.settings = settings
-        self.generator = torch.Generator("cpu")  # of what is drawn in inference too; part of the training state
+        self.generator = torch.Generator("cpu")  # for random draws in inference; part of the training state
         self.seed_draws(0)
 
     def load_start(self, file: Path) -> None:
@@ -82,7 +82,7 @@ class Method(nn.Module, ABC):
         return 0.0
 
     def encoding_parts(self) -> Sequence[nn.Module]:
-        """The networks that `encode` uses; their weights tell whether features can be kept."""
+        """The networks that `encode` uses; their weights decide whether kept features are still valid."""
         return [self.encoder]
 
     @abstractmethod
@@ -107,7 +107,7 @@ class Method(nn.Module, ABC):
         Args:
             features: of all training images, the last incomplete batch included.
             kept: what a killed preparation last saved, on the CPU; the model and the random state are as they were
-                then. Empty at a first start, and for methods that keep nothing: begin at the beginning.
+                then. Empty at the first start, and for methods that keep nothing: start from the beginning.
         """
         return ()
 
@@ -135,7 +135,7 @@ class Method(nn.Module, ABC):
         return maps.amax(dim=(1, 2))
 
     def expected_map(self, size: int) -> Tensor:
-        """What of every map is not held against its image, (size, size): see `PatchMemory`; by default nothing."""
+        """What good images' maps show, which is not anomalous, (size, size): see `PatchMemory`; by default 0."""
         return torch.zeros(size, size)
 
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
@@ -165,7 +165,7 @@ class Method(nn.Module, ABC):
         """What the published parameter count of this method includes besides the model's own parameters.
 
         Parts that its code never runs, or constants registered as parameters. `omniad complexity` builds them to count
-        as print does.
+        as the publication does.
         """
         return []
 
@@ -192,7 +192,7 @@ class TrainingFree(Method):
         raise NotImplementedError(f"{type(self).__name__} has no training steps")
 
     def make_optimizers(self, training: TrainingSettings) -> list[torch.optim.Optimizer]:
-        """None: nothing is learned step by step."""
+        """None, because nothing is learned step by step."""
         return []
 
 

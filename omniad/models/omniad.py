@@ -20,7 +20,7 @@ from omniad.models.standardise import Standardise
 
 
 class OmniAD(Method):
-    """Reconstructs the features that a frozen encoder sees; anomalies are where that fails.
+    """Reconstructs the features of a frozen encoder; anomalies are where that fails.
 
     Args:
         settings: the model's; weights are drawn from torch's global generator.
@@ -71,7 +71,7 @@ class OmniAD(Method):
         return self.decoder(fused)
 
     def prepare_step(self, device: torch.device) -> None:
-        """Draw what a recorded step does not."""
+        """Make the random draws that a recorded step can't make."""
         if self.draws:
             self.projections.draw(device)
 

@@ -1,10 +1,10 @@
-"""Patch memory: an image is as anomalous as its patches are far from the kept patches of good images.
+"""Patch memory: an image is anomalous where its patches are far from all kept patches of good images.
 
-PatchCore's idea (Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022), made for small
-encoders and a CPU. What differs: each scale has a memory of its own, so that a fine and a coarse look need not have
-been seen together, and the coarse scale has a quarter of the patches to look up; features are standardised; a distance
-counts in units of what is usual at its scale; an image's score is what its map shows beyond what good images show
-there.
+PatchCore's idea (Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022), adapted to small
+encoders and a CPU. What differs: each scale has its own memory, so that fine and coarse features need not have been
+seen together, and the coarse scale has only a quarter of the patches to look up; features are standardised; distances
+are measured in units of the usual distance at their scale; an image's score is how far its map exceeds what good
+images' maps show at the same place.
 """
 
 from __future__ import annotations

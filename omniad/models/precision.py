@@ -1,4 +1,4 @@
-"""The precision that models compute in, the same wherever one runs: training, evaluation, one's own images, export."""
+"""The precision that models compute in, the same everywhere: training, evaluation, own images, export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How one number is written in a cell of a table."""
+"""The text of one number in a table cell."""
 
 from __future__ import annotations
 

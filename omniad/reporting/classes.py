@@ -49,7 +49,7 @@ class ClassTable:
 
     @property
     def lines(self) -> list[list[str]]:
-        """A line a class: mean and standard deviation over the seeds, percent, in the definition shown beside print.
+        """A line per class: mean and standard deviation over the seeds, percent, in the printed numbers' definition.
 
         What is printed stands behind it in brackets.
         """

@@ -1,4 +1,4 @@
-"""What the runs cost, and about what those that are left will: from the recorded times, not from a guess."""
+"""What the runs cost so far, and an estimate for the remaining ones from the recorded times."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def spent(runs: Iterable[FinishedRun]) -> list[Spent]:
 
 
 def costs(settings: Settings, runs: list[FinishedRun]) -> list[Cost]:
-    """Each target with what it took and about what is left of it.
+    """Each target with the time it took and an estimate of what is left.
 
     A run that was made before with another seed takes as long again. Any other is scaled by its epochs, images and
     model (omniad/job_size.py) from the runs on its data set, or else from all.

@@ -126,7 +126,7 @@ def _stacked(table: Table) -> tuple[list[str], list[Line], int, Notes]:
 
 
 def _our_lines(table: Table, row: Row, ours: Ours, notes: Notes) -> list[Line]:
-    """What was measured, its difference to print, and the verdicts, as far as there are any."""
+    """What was measured, its difference from the printed numbers, and the verdicts, if there are any."""
     cells = [_measured(ours, column, notes) for column in table.columns]
     compared = bool(table.judged and row.printed and ours.values and not ours.miniature)
     judged = any(verdict.has_interval for verdict in ours.verdicts.values())

@@ -1,4 +1,4 @@
-"""What was not run yet, and the command that runs it."""
+"""What has not been run yet, and the command that runs it."""
 
 from __future__ import annotations
 

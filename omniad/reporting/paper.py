@@ -1,6 +1,6 @@
-"""What is printed: `config/paper/*.csv`, one line a number, columns dataset, row, metric, value, note.
+"""The printed numbers: `config/paper/*.csv`, one line per number, columns dataset, row, metric, value, note.
 
-`per_class.csv` has a column `class` more: what is printed of Table I's other methods for each class.
+`per_class.csv` also has a column `class`: the printed numbers of Table I's other methods for each class.
 """
 
 from __future__ import annotations

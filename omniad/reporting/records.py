@@ -1,4 +1,4 @@
-"""Where every number comes from: a record for each run folder, as its config.yaml and provenance.json tell."""
+"""Where every number comes from: a record for each run folder, from its config.yaml and provenance.json."""
 
 from __future__ import annotations
 

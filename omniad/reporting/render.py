@@ -1,4 +1,4 @@
-"""Tables and report as text: Markdown and LaTeX through the templates, and the CSV that holds all a table knows."""
+"""Tables and report as text: Markdown and LaTeX from the templates, and a CSV with everything in a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was run: the first paragraph of the report, read off the run folders, not off the configuration."""
+"""What was run: the first paragraph of the report, taken from the run folders, not from the configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of the paper as data: for each of its rows what is printed, what was measured here and what was counted here.
+"""A table of the paper as data: for each row the printed numbers, our measurements and our counts.
 
 How that becomes columns and text is decided in layout.py; which rows there are, in config/tables.yaml.
 """
@@ -27,7 +27,7 @@ from omniad.reporting.verdicts import Verdict, judge, judge_count, not_comparabl
 from omniad.runs.finished import FinishedRun, differences
 from omniad.runs.measurements import Measurement
 
-SHOWN = "published"  # the definition of the metrics that is shown beside print
+SHOWN = "published"  # the definition of the metrics that is compared with printed numbers
 DEFINITIONS = (SHOWN, "exact")
 PRINTED_VARIANT = "released"  # whose parameters and FLOPs the paper prints
 ROMAN = {str(number): text for number, text in enumerate(("I", "II", "III", "IV", "V", "VI", "VII", "VIII"), start=1)}
@@ -126,7 +126,7 @@ def find(
     counts: Counts,
     protocol: Settings | None = None,
 ) -> Found:
-    """Put together what was measured.
+    """Collect what was measured.
 
     Args:
         measurements: the lines of measurements.csv.

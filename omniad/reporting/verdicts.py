@@ -5,10 +5,10 @@ by the true shift, and by chance with standard deviation s sqrt(1 + 1/n). So the
 
     mean - print +- (half a unit of print's last digit + t(.975, n - 1) s sqrt(1 + 1/n)).
 
-A number is *reproduced* when this interval lies within +-margin; else *higher* or *lower* when it lies wholly above or
-below 0; else *inconclusive*. Only the run's own seeds lend s, so one seed decides nothing. Parameters and FLOPs have no
-spread: they are reproduced when they are equal at the printed precision. Error rates, and why no spread is pooled over
-runs: docs/verdicts.md.
+A number is *reproduced* when this interval lies within +-margin; else *higher* or *lower* when it lies entirely above
+or below 0; else *inconclusive*. s comes only from the run's own seeds, so one seed decides nothing. Parameters and
+FLOPs have no spread: they are reproduced when they are equal at the printed precision. Error rates, and why no spread
+is pooled over runs: docs/verdicts.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ONE_PRINT = f"not even {MOST_SEEDS} seeds would decide it, because the printed n
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the rule says of one number."""
+    """The rule's answer for one number."""
 
     kind: str
     half_width: float = math.nan  # of the interval; NaN: there is none, or a count

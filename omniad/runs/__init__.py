@@ -1,1 +1,1 @@
-"""The run folder: its files (files.py), what is read from and written to them, and which runs a target needs."""
+"""The run folder: its files (files.py), reading and writing them, and which runs a target needs."""

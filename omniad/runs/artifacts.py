@@ -1,4 +1,4 @@
-"""A run folder's history, test metrics by epoch, scores, curves and examples: written here, and read without trust."""
+"""Write a run folder's history, test metrics by epoch, scores, curves and examples, and read them, untrusted."""
 
 from __future__ import annotations
 

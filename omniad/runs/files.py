@@ -1,4 +1,4 @@
-"""A run folder's files: every name and every table's columns, once. Writers and readers are in this room, too.
+"""A run folder's files: every name and every table's columns, once. Writers and readers are in this package, too.
 
 `results/runs/<dataset>/<run>/seed<n>/` holds, after
 

@@ -1,4 +1,4 @@
-"""The finished runs in a results folder: where they are, how they were trained, what recorded them."""
+"""The finished runs in a results folder: where they are, how they were trained, what was recorded."""
 
 from __future__ import annotations
 

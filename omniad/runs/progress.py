@@ -1,4 +1,4 @@
-"""How far a training is, as it tells other programs in state/progress.json (written by training/progress.py)."""
+"""A training's progress, read from state/progress.json (written by training/progress.py)."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def commit() -> str:
     command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # no git here: in a container for one
+    except OSError:  # no git here, e.g. in a container
         return "unknown"
     return answer.stdout.strip() or "unknown"
 

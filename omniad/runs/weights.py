@@ -1,4 +1,4 @@
-"""What in a run folder depends on its weights: removed before others are trained, never shown beside others.
+"""The files of a run folder that depend on its weights: removed before others are trained, never shown beside others.
 
 `evaluate` records the sha256 of the weights it measured (`evaluation.model_sha256` in provenance.json), `fit` that of
 those its threshold belongs to (in threshold.json).

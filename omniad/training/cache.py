@@ -1,4 +1,4 @@
-"""The frozen encoder's features of all training images on disk, in half precision, made once and used by every run.
+"""Cache the frozen encoder's features of all training images on disk, in half precision, once for all runs.
 
 Nothing is augmented and the encoder never changes, so an image's features are constants of the data, the encoder's
 weights and the resolution. They lie in `<pack folder>/features/<hash>/`, memory-mapped: `0.npy`, `1.npy`, ...
@@ -30,7 +30,7 @@ from omniad.locks import locked
 from omniad.models import Method
 
 NOTE = "features.json"
-ROOM_LEFT = 2**30  # bytes of the disk that the cache leaves to others
+ROOM_LEFT = 2**30  # bytes of disk space that the cache leaves free
 # Bytes a second that come from a disk in pieces of some 100 kB: a SATA drive's, by its interface (0.6 GB/s). Drives on
 # PCI Express are faster, spinning and network disks slower.
 DISK_SPEED = 0.5e9
@@ -50,7 +50,7 @@ def cached_features(
 ) -> list[np.ndarray] | None:
     """The memory-mapped features of `images` training images, made if need be.
 
-    None, reported in one line, where there is no room for them, or where they fit no memory and the disk is
+    None, reported in one line, if there is no room for them, or if they do not fit in memory and the disk is
     slower than the encoder.
 
     Args:

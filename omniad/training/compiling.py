@@ -1,4 +1,4 @@
-"""`training.compile`: preparation traded for speed."""
+"""`training.compile`: longer preparation for faster steps."""
 
 from __future__ import annotations
 

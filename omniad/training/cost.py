@@ -1,4 +1,4 @@
-"""What a training costs: its computation, divided by how fast a processor trains."""
+"""Estimate a training's time: its computation divided by the processor's speed."""
 
 from __future__ import annotations
 

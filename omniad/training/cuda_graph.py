@@ -65,7 +65,7 @@ class GraphedStep:
         return loss.clone(), norm.clone()  # the next replay writes over them
 
     def _prepare(self, batch: list[Tensor], progress: float) -> None:
-        """Record a step; where that fails, say so and leave it."""
+        """Record a step; if that fails, say so and continue without."""
         self._replay = None  # before its memory is wanted again
         self._batch = [part.clone() for part in batch]
         self._rates = self._current_rates()

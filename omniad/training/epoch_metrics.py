@@ -1,6 +1,6 @@
 """`training.evaluate_every`: the test metrics by epoch, in epochs.csv (epoch, metric, definition, value).
 
-For curves and curiosity: the last epoch is the result, and training neither sees these numbers nor is changed by them.
+For information only: the last epoch is the result, and these numbers do not influence training.
 """
 
 from __future__ import annotations

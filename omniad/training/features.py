@@ -1,4 +1,4 @@
-"""Batches of what the frozen encoder sees in the normal training images."""
+"""Batches of the frozen encoder's features of the normal training images."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TrainingFeatures:
             self._settle()
 
     def _settle(self) -> None:
-        """Keep the features from here on, if they are constants and there is room."""
+        """Keep the features from now on, if they are constants and there is room."""
         self._constant = self.model.caches_features
         if self._constant and self.cache_gib:
             rooms = (HOST_SHARE * available_memory(), self._room_on_gpu())

@@ -1,4 +1,4 @@
-"""The loop of a training: epochs and steps from wherever its state says, with saves, records and an end in between."""
+"""The training loop: epochs and steps from where the state left off, with saves, records and a clean stop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Training:
-    """The steps of one training, from wherever its state says."""
+    """The steps of one training, from where its state left off."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Training:
         self.progress.write()
 
     def costs(self) -> dict[str, Any]:
-        """What provenance.json tells of the training's time and energy, all resumed parts together."""
+        """The training's time and energy for provenance.json, all resumed parts together."""
         position = self.position
         keys = ("wall_s", "saving_s", "waiting_s", *(("preparing_s",) if position.preparing_s else ()))
         keys += ("energy_j",) if self._meter.counts else ()
@@ -179,7 +179,7 @@ class Training:
         self.progress.epoch_done()
 
     def _between_steps(self, save: bool = True) -> None:
-        """Whatever is due: a save, an end, a look at the losses (they stay on the device, so that no step waits)."""
+        """Do whatever is due: save, stop, or check the losses (they stay on the device, so that no step waits)."""
         every = self.settings.training.save_every_s
         due = time.monotonic() - self._saved >= (every and max(every, self._save_s / SAVING_SHARE))
         if save and (self.stop.signal or due):

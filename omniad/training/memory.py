@@ -1,4 +1,4 @@
-"""What a training takes of a GPU's memory, counted on shapes alone (`meta` tensors): nothing is computed."""
+"""The GPU memory that a training needs, counted from shapes alone (`meta` tensors): nothing is computed."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def shortage(run: RunSettings, device: torch.device) -> str:
-    """What to do where memory did not suffice, what changes no number first."""
+    """What to do when memory ran out; remedies that do not change the numbers come first."""
     size, wanted = run.training.batch_size, training_memory(run)
     remedies = []
     if device.type == "cuda":
         if METHODS[run.model.method].caches_features and run.training.cache_gib:
             remedies.append("training.cache_gib: 0 keeps no features in its memory")
-        remedies.append("end other programs on it, or use a larger one")
+        remedies.append("end other programs on it, or use one with more memory")
     lower = f"a lower training.batch_size (now {size}) changes the result"
     needs = f" (this training takes about {wanted.total / 2**30:.1f} GiB)" if wanted and device.type == "cuda" else ""
     return f"out of memory on {device}{needs}: {'; '.join([*remedies, lower])}"

@@ -1,4 +1,4 @@
-"""What a target of the workflow still costs before anything starts: trainings, time, disk and download."""
+"""What a target of the workflow still costs: trainings, time, disk and download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: a bar or lines for a person, `state/progress.json` for other programs."""
+"""A training's progress: a bar or lines for people, `state/progress.json` for other programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Tells how far a training is.
+    """Reports how far a training is.
 
     progress.json: epoch (whole ones done), epochs, step (of all epochs), steps, loss (of the last whole epoch, else of
     the last step), seconds_per_epoch, left_s (about), prepared (share of what `Method.prepare` does; null where it does

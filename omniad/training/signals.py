@@ -1,4 +1,4 @@
-"""How a training ends when it is asked to: SIGTERM or SIGINT."""
+"""End a training on SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Stop:
-    """The signal that asked for the end, if one came. Before there is anything to save, it ends the process at once."""
+    """The signal that was received, if any. Before there is anything to save, a signal ends the process at once."""
 
     def __init__(self) -> None:
         self.signal = 0

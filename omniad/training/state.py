@@ -1,4 +1,4 @@
-"""What a training needs to go on after a kill: `<run folder>/state/`, which no rule of the workflow declares.
+"""What a training needs to resume after a kill: `<run folder>/state/`, which no rule of the workflow declares.
 
 `latest.pt` is the last state, `previous.pt` the one before it, for the case that the last is damaged. Each is written
 under a temporary name, flushed to disk and renamed, so that a kill at any moment leaves at least one whole state.
@@ -44,7 +44,7 @@ class Position:
     norms: list[Tensor] = field(default_factory=list)  # of their gradients
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # rows of epochs.csv
     prepared: bool = False  # `Method.prepare` is done
-    kept: Mapping[str, Tensor] = field(default_factory=dict)  # what it would go on from
+    kept: Mapping[str, Tensor] = field(default_factory=dict)  # what it would resume from
     started: str = ""
     seconds: float = 0.0  # spent in the open epoch
     wall_s: float = 0.0  # of all processes that worked on this training; so are the next three
@@ -56,7 +56,7 @@ class Position:
 
 
 def fingerprint(settings: RunSettings, seed: int, data_sha256: str, weights_sha256: str) -> dict[str, str]:
-    """Everything that a training's numbers depend on, but for machine and library versions, by key."""
+    """Everything that a training's numbers depend on, except machine and library versions, by key."""
     numbers = settings.numbers()
     keys = {f"{group}.{key}": value for group in ("model", "training") for key, value in numbers[group].items()}
     keys |= {"data.image_size": settings.data.image_size, "data.sha256": data_sha256, "seed": seed}
@@ -100,7 +100,7 @@ class StateFolder:
                 raise OSError(errno.ENOSPC, "the disk is full or no longer writable") from error
             file.flush()
             os.fsync(file.fileno())
-            if latest.exists():  # only now, when the new one is whole
+            if latest.exists():  # only now, when the new one is complete
                 latest.replace(self.folder / PREVIOUS)
 
     def forget_previous(self) -> None:

@@ -1,7 +1,7 @@
-"""One run: from its settings, its pack and a seed to its folder.
+"""Train one run: from its settings, its pack and a seed to a run folder.
 
 The last epoch is the result. With one seed, one thread count and one CPU the result is the same bit for bit, however
-often the training was killed in between; a GPU's convolutions are not promised to be.
+often the training was killed in between; on a GPU, convolutions may differ.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ def train(
 ) -> None:
     """Train one run and write its folder: config.yaml, model.safetensors, history.csv, provenance.json.
 
-    Goes on from `out/state` when that is of the same training; a finished one's files are written again from it. What
-    an earlier training left there, its metrics included, is removed before a step is made.
+    Resumes from `out/state` if it belongs to the same training; a finished one's files are written again from it. What
+    an earlier training left there, its metrics included, is removed before the first step.
 
     Args:
         settings: the resolved run; its pack must exist (`omniad pack`).
         seed: of the weights, the order of the images and the jitter.
         out: the run folder, locked meanwhile.
-        pack: the run's own, if it is open already.
+        pack: the run's pack, if it is already open.
         force: train MambaAD even where its scan takes days (see `cost.refuse_plain_scan`).
 
     Raises:
         UserError: the seed is negative, pack or weights are missing, another process trains there, the loss is not
-            finite, memory does not suffice, the folder cannot be written, MambaAD's scan would take days.
+            finite, memory runs out, the folder cannot be written, MambaAD's scan would take days.
         SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
     if not 0 <= seed < 2**63:
@@ -131,7 +131,7 @@ def _evaluated_otherwise(settings: RunSettings, out: Path) -> bool:
 
 @contextmanager
 def _out_of_memory(settings: RunSettings, device: torch.device) -> Iterator[None]:
-    """Tell in one line what to do when memory does not suffice."""
+    """Say in one line what to do when memory runs out."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

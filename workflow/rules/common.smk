@@ -28,7 +28,7 @@ def typed(value):
 
 
 def resolved_settings():
-    """The configuration. A cluster's job takes its workflow's snapshot: config/ may have been edited since."""
+    """The configuration. A cluster job uses its workflow's snapshot, because config/ may have been edited since."""
     overlays, command_line = overlay_files(), typed(command_line_settings())
     if is_cluster_job():
         return load_settings(snapshot_file(results_folder(*overlays, command_line=command_line)))
@@ -40,11 +40,11 @@ try:
     settings = resolved_settings()
     read_claims(settings)  # a claim may name a row that a table lost: found now, not by the report after all trainings
     for dataset in settings.datasets:
-        expected_counts(settings.sources[dataset])  # `classes` may name one that its table of counts lacks
+        expected_counts(settings.sources[dataset])  # `classes` may name a class that the table of counts lacks
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# Before Slurm kills a job it sends SIGTERM to all its processes. A shell that died of that would end the job with an
+# Before Slurm kills a job it sends SIGTERM to all its processes. A shell that died from it would end the job with an
 # error, and such a job is not requeued; so shells (and tee, for a log's last lines) wait to be killed.
 shell.prefix('set -euo pipefail; [ -z "${{SLURM_JOB_ID:-}}" ] || trap "" TERM; ')
 

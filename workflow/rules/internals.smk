@@ -1,5 +1,5 @@
-# All that the workflow takes from Snakemake without its documentation's promise. Tried with Snakemake 9.18 and 9.27;
-# tests/test_workflow.py calls each of these, so that another version's change shows there.
+# Everything the workflow uses of Snakemake's undocumented internals. Tested with Snakemake 9.18 and 9.27;
+# tests/test_workflow.py calls each of these, so that a change in another version shows up there.
 def overlay_files():
     """The files of --configfile."""
     return workflow.overwrite_configfiles

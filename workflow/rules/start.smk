@@ -24,7 +24,7 @@ def cpu_warning(jobs):
             hours += seeds * cpu_hours(resolved, images, scored=0) if images else 0.0
     if not hours:
         return text
-    return f"{text} That takes about {duration(3600 * hours)} on this machine (by a few steps just now)."
+    return f"{text} That takes about {duration(3600 * hours)} on this machine (estimated from a few steps)."
 
 
 onstart:

@@ -1,6 +1,6 @@
 # One run, one device: everything that changes a run's numbers is in its params, and nothing else is, so that a run is
 # trained again exactly when it must be. Settings of the evaluation are among them, because evaluation reads the
-# config.yaml that is written here; where nothing else changed, a finished training is written again from its state.
+# config.yaml that is written here; if nothing else changed, the files of a finished run are rewritten.
 from omniad.job_size import memory_mb, training_minutes
 
 

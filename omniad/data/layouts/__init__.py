@@ -1,4 +1,4 @@
-"""Readers of the data sets' on-disk layouts: one file a layout, each with `read(source, left_out) -> list[Record]`."""
+"""Readers of the data sets' layouts on disk: one file each, with `read(source, left_out) -> list[Record]`."""
 
 from omniad.config import SourceSettings
 from omniad.data.counts import chosen_classes

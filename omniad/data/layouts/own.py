@@ -1,4 +1,4 @@
-"""People's own images: one folder of good images of a product, or a folder of several such folders.
+"""Your own images: one folder of good images of a product, or a folder of several such folders.
 
 A product's folder holds its good images; or `good/` with them, beside a folder for each kind of defect; or it is laid
 out as a class of MVTec-AD, MVTec AD 2 or MVTec LOCO AD is, with `train/`. A threshold is made of the split
@@ -18,7 +18,7 @@ from omniad.data.layouts.class_folders import GOOD, read_class
 from omniad.data.layouts.record import ANOMALOUS, NORMAL, Record
 from omniad.errors import UserError
 
-HELD_OUT_MOST = 100  # images of a product: more would tell little more about its scores
+HELD_OUT_MOST = 100  # images of a product: more would say little more about its scores
 
 
 def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:

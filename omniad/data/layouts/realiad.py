@@ -29,7 +29,7 @@ def read(source: SourceSettings, left_out: LeftOut) -> list[Record]:
         there = ", ".join(path.name for path in sorted(folder.glob("realiad_[0-9]*"))) or "none"
         raise UserError(
             f"{images}: no such folder (there is: {there}); set sources.<name>.resolution to what you have, or "
-            "sources.<name>.folder to a new place, and the other one is fetched there"
+            "sources.<name>.folder to a new place, where the other one is then fetched"
         )
     labels = next(filter(None, (_label_files(folder / name) for name in JSON_FOLDERS)), [])
     if not labels:

@@ -1,4 +1,4 @@
-"""What every layout reader returns."""
+"""The record that every layout reader returns."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""DeSTSeg: a student learns to see defects as if they were not there; a segmentation net compares it with a teacher.
+"""DeSTSeg: a student learns to ignore defects; a segmentation network compares it with a teacher.
 
 Source: Zhang et al., "DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly Detection", CVPR 2023;
 apple/ml-destseg.

@@ -1,4 +1,4 @@
-"""DiAD: a latent diffusion model, guided by the image itself, gives back what is normal in it.
+"""DiAD: a latent diffusion model, guided by the image itself, reconstructs what is normal in it.
 
 Source: He et al., "DiAD: A Diffusion-based Framework for Multi-class Anomaly Detection", AAAI 2024.
 

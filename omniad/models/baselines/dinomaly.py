@@ -1,4 +1,4 @@
-"""Dinomaly: a transformer with linear attention learns to give back what a frozen DINOv2 sees.
+"""Dinomaly: a transformer with linear attention learns to reconstruct the features of a frozen DINOv2.
 
 Source: Guo et al., "Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly Detection", CVPR 2025.
 

@@ -1,4 +1,4 @@
-"""RD4AD: a decoder learns to give back a teacher's features from a bottleneck's embedding of them.
+"""RD4AD: a decoder learns to reconstruct a teacher's features from a bottleneck embedding of them.
 
 Source: Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022.
 

@@ -1,4 +1,4 @@
-"""RLR: features are rebuilt from learned reference tokens, so that anomalies can't be copied through.
+"""RLR: features are reconstructed from learned reference tokens, so that anomalies can't be copied.
 
 Source: He et al., "Learning Unified Reference Representation for Unsupervised Multi-class Anomaly Detection", 2024;
 hlr7999/RLR.

@@ -5,7 +5,7 @@ Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State S
 Mamba adds D u_t to y_t; the caller does, once for all orders.
 
 On a GPU a Triton kernel runs it (selective_scan_triton.py); everywhere else plain PyTorch does, which at full size is
-for tests alone: it writes every state to memory.
+only for tests: it writes every state to memory.
 """
 
 from __future__ import annotations

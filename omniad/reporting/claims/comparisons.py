@@ -1,10 +1,10 @@
-"""One comparison of a claim: whether a difference lies where the claim wants it, when chance is considered.
+"""One comparison of a claim: whether a difference lies where the claim says, taking chance into account.
 
 Printed numbers and counts are compared as they stand. Means over seeds differ by chance, each by its own run's spread;
 Student's t takes the degrees of freedom of the run with fewer seeds, which keeps the error below its rate whatever the
 two spreads are (Welch's own degrees of freedom do not, with two or three seeds: docs/verdicts.md).
 
-Several comparisons in one claim: where all must hold, each is tested at 5 %, because one that does not hold is enough
+Several comparisons in one claim: if all must hold, each is tested at 5 %, because one that does not hold is enough
 to stop the claim; where one failure refutes the claim, each is tested at 5 % divided by their number (Bonferroni).
 """
 

@@ -1,4 +1,4 @@
-"""The parts of a claim that chance cannot blur: means of columns, numbers of images, growth of FLOPs, plain numbers."""
+"""The parts of a claim that need no statistics: means of columns, numbers of images, growth of FLOPs, plain numbers."""
 
 from __future__ import annotations
 

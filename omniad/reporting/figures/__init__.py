@@ -1,1 +1,1 @@
-"""The figures of the report: `all_figures.py` says which there are, `drawing.py` what all of them look like."""
+"""The figures of the report: `all_figures.py` lists them, `drawing.py` has their common style."""

@@ -1,4 +1,4 @@
-"""What a run does on each class: histograms of its image scores, and its ROC, precision-recall and PRO curves."""
+"""A run's results on each class: histograms of its image scores, and its ROC, precision-recall and PRO curves."""
 
 from __future__ import annotations
 

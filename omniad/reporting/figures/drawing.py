@@ -1,4 +1,4 @@
-"""What all figures share: how they look, and how they become files.
+"""What all figures share: their style, and saving them to files.
 
 They are read in grey as well: lines differ in dashes and markers, areas in lightness and hatching. The same figure
 gives the same bytes: no time, no version and no name of a program is written.
