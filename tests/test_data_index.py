@@ -128,7 +128,7 @@ class TestMvtec:
 
     def test_one_missing_mask_is_a_mistake(self, mvtec):
         (mvtec / "nut/ground_truth/bent/9_mask.png").unlink()
-        assert "1 missing: nut/ground_truth/bent/9_mask.png" in problems(mvtec)
+        assert "Missing (1): nut/ground_truth/bent/9_mask.png" in problems(mvtec)
 
     def test_two_images_of_one_name_cannot_be_told_apart(self, mvtec):
         image(mvtec / "nut/test/bent/9.jpg")
@@ -153,7 +153,7 @@ class TestVisa:
         [
             ("candle,test,anomaly,candle/Data/Images/Anomaly/0000.JPG,", "line 5: an anomaly needs a mask"),
             ("candle,valid,normal,x.JPG,", "line 5: split must be train or test"),
-            ("candle,train,normal,candle/Data/Images/Normal/0001.JPG,", "listed more than once: candle/Data"),
+            ("candle,train,normal,candle/Data/Images/Normal/0001.JPG,", "Listed more than once (1): candle/Data"),
         ],
     )
     def test_a_wrong_line_is_named(self, visa, line, told):
@@ -187,11 +187,11 @@ def test_all_that_is_wrong_is_told_at_once_by_kind_and_path(mvtec):
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(mvtec / "nut/test/good/000.png")
     told = problems(mvtec)
     for part in (
-        "1 empty: nut/train/good/000.png",
-        "1 not readable as an image: nut/train/good/001.png",
-        "1 mask with a different size than its image: nut/ground_truth/bent/9_mask.png (9x8, not 8x8)",
-        "1 missing: nut/ground_truth/bent/10_mask.png",
-        "1 more than 8 bits a channel, convert to 8: nut/test/good/000.png",
+        "Empty (1): nut/train/good/000.png",
+        "Not readable as an image (1): nut/train/good/001.png",
+        "Mask with a different size than its image (1): nut/ground_truth/bent/9_mask.png (9x8, not 8x8)",
+        "Missing (1): nut/ground_truth/bent/10_mask.png",
+        "More than 8 bits a channel, convert to 8 (1): nut/test/good/000.png",
     ):
         assert part in told
 
@@ -200,7 +200,7 @@ def test_a_long_list_goes_into_a_file_whole(mvtec, tmp_path):
     for number in range(30):
         (mvtec / f"nut/train/good/1{number:02}.png").write_bytes(b"")
     told = problems(mvtec)
-    assert f"30 empty: nut/train/good/100.png; {'nut/train/good/101.png'}" in told
+    assert f"Empty (30): nut/train/good/100.png; {'nut/train/good/101.png'}" in told
     assert "All of them are in" in told
     lines = (tmp_path / "index-problems.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["empty"] * 30
@@ -217,7 +217,7 @@ def test_every_difference_of_the_counts_is_listed_by_class_and_kind(mvtec, tmp_p
     )
     told = problems(mvtec, counts=str(table))
     assert (
-        "3 unexpected numbers of images: "
+        "Unexpected numbers of images (3): "
         "bolt, train good: 0 instead of 7; nut, test bent: 2 instead of 1; nut, train good: 2 instead of 3" in told
     )
     table.write_text("class,split,defect,images\nnut,train,good,2\nnut,test,good,1\nnut,test,anomaly,2\n")
@@ -227,9 +227,7 @@ def test_every_difference_of_the_counts_is_listed_by_class_and_kind(mvtec, tmp_p
 def test_a_miniature_is_not_compared_with_the_real_counts(mvtec, tmp_path):
     assert len(indexed(mvtec, counts="mvtec", miniature=True)) == 5
     (tmp_path / "index.csv").unlink()
-    assert "unexpected numbers of images: bottle, test broken_large: 0 instead of 20;" in problems(
-        mvtec, counts="mvtec"
-    )
+    assert "bottle, test broken_large: 0 instead of 20;" in problems(mvtec, counts="mvtec")
 
 
 HEADER = "class,split,label,defect,image,mask\n"

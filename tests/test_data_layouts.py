@@ -118,7 +118,7 @@ class TestMvtecAd2:
     def test_a_missing_mask_is_named(self, ad_2):
         (ad_2 / "can/test_public/ground_truth/bad/000_shift_1_mask.png").unlink()
         image(ad_2 / "can/test_public/ground_truth/bad/else_mask.png", mode="L")
-        assert "1 missing: can/test_public/ground_truth/bad/000_shift_1_mask.png" in problems(ad_2, "mvtec_ad_2")
+        assert "Missing (1): can/test_public/ground_truth/bad/000_shift_1_mask.png" in problems(ad_2, "mvtec_ad_2")
 
     def test_another_split_is_counted(self, ad_2, caplog):
         image(ad_2 / "can/test_secret/000.png")
@@ -127,7 +127,9 @@ class TestMvtecAd2:
 
     def test_a_mask_of_another_size_is_told(self, ad_2):
         region(ad_2 / "can/test_public/ground_truth/bad/000_shift_1_mask.png", slice(2), slice(2), size=(8, 6))
-        assert "mask with a different size than its image: can/test_public/ground_truth" in problems(ad_2, "mvtec_ad_2")
+        assert "Mask with a different size than its image (1): can/test_public/ground_truth" in problems(
+            ad_2, "mvtec_ad_2"
+        )
 
     def test_the_validation_set_is_for_good_images(self, ad_2, caplog):
         image(ad_2 / "can/validation/bad/000_regular.png")
@@ -197,10 +199,10 @@ class TestMvtecLoco:
         (truth / "001/000.png").unlink()
         image(loco / f"box/test/{LOGICAL}/002.png")
         told = problems(loco, "mvtec_loco")
-        assert f"1 not readable as an image: {named}/000/000.png." in told
-        assert f"1 mask with a different size than its image: {named}/000/001.png (6x8, not 8x6)." in told
-        assert f"1 mask folder without masks: {named}/001." in told
-        assert f"1 missing: {named}/002." in told
+        assert f"Not readable as an image (1): {named}/000/000.png." in told
+        assert f"Mask with a different size than its image (1): {named}/000/001.png (6x8, not 8x6)." in told
+        assert f"Mask folder without masks (1): {named}/001." in told
+        assert f"Missing (1): {named}/002." in told
 
     def test_a_broken_mask_is_named_by_the_pack(self, loco, tmp_path):
         indexed(loco, "mvtec_loco")
@@ -236,7 +238,7 @@ class TestMvtecLoco:
         rows = ["box,train,good,2", "box,validation,good,2", "box,test,good,1", f"box,test,{LOGICAL},2"]
         table.write_text("\n".join(["class,split,defect,images", *rows, ""]))
         told = problems(loco, "mvtec_loco", counts=str(table))
-        assert "1 unexpected numbers of images: box, validation good: 1 instead of 2." in told
+        assert "Unexpected numbers of images (1): box, validation good: 1 instead of 2." in told
 
 
 @pytest.mark.parametrize("one_class", [False, True])

@@ -201,9 +201,11 @@ def test_index_and_pack_of_own_images_lay_the_mask_over_the_image(tmp_path):
 
 
 def test_the_index_names_masks_that_fit_neither_way(tmp_path):
-    with pytest.raises(UserError, match=r"1 mask whose orientation is unclear.*: ground_truth/bent/0_mask\.png"):
+    with pytest.raises(UserError, match=r"Mask whose orientation is unclear.* \(1\): ground_truth/bent/0_mask\.png"):
         write_index(photographs(tmp_path / "a", orientation=3), tmp_path / "index.csv")
-    with pytest.raises(UserError, match=r"a different size than its image: ground_truth/bent/0_mask\.png \(59x40, not"):
+    with pytest.raises(
+        UserError, match=r"a different size than its image \(1\): ground_truth/bent/0_mask\.png \(59x40, not"
+    ):
         write_index(photographs(tmp_path / "b", mask=WHITE[:, 1:]), tmp_path / "index.csv")
 
 

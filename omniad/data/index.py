@@ -152,7 +152,9 @@ def _tell(problems: dict[str, list[str]], folder: Path, report: Path) -> str:
         with atomic_write(report) as file:
             file.writelines(f"{kind}\t{what}\n" for kind, lines in problems.items() for what in lines)
     told = [
-        f"{len(lines)} {kind}: " + "; ".join(lines[:SHOWN]) + ("; ..." if len(lines) > SHOWN else "")
+        f"{kind[0].upper()}{kind[1:]} ({len(lines)}): "
+        + "; ".join(lines[:SHOWN])
+        + ("; ..." if len(lines) > SHOWN else "")
         for kind, lines in problems.items()
     ]
     where = f" All of them are in {report}." if many else ""
