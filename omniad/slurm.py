@@ -6,8 +6,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from omniad.errors import UserError
 
 ENDING_S = 120  # Slurm's time between asking a job to end and killing it is 30 s by default
 
@@ -48,16 +51,28 @@ def queued_jobs(folder: Path) -> list[SlurmJob]:
     ]
 
 
-def cancel_leftovers(folder: Path, steps: Collection[str], poll_s: float = 1.0) -> list[SlurmJob]:
+def cancel_leftovers(
+    folder: Path, steps: Collection[str], poll_s: float = 1.0, ending_s: float = ENDING_S
+) -> list[SlurmJob]:
     """Cancel the queued jobs that would do the same steps as ours, and wait until they are gone.
 
     Only the holder of the folder's Snakemake lock may do that: the jobs then belong to a Snakemake that was killed. A
     training saves its state before it ends, and the new job resumes from there.
+
+    Raises:
+        UserError: they are still queued after `ending_s`.
     """
     leftovers = [job for job in queued_jobs(folder) if job.step in steps]
+    numbers = [job.id for job in leftovers]
     if leftovers:
-        subprocess.run(["scancel", *(job.id for job in leftovers)], check=False, timeout=60)
-    end = time.monotonic() + ENDING_S
-    while time.monotonic() < end and {job.id for job in queued_jobs(folder)} & {job.id for job in leftovers}:
+        with suppress(subprocess.TimeoutExpired):  # a busy Slurm may have taken the request
+            subprocess.run(["scancel", *numbers], check=False, timeout=60)
+    end = time.monotonic() + ending_s
+    while {job.id for job in queued_jobs(folder)} & set(numbers):
+        if time.monotonic() > end:
+            jobs = " ".join(numbers)
+            raise UserError(
+                f"Slurm jobs {jobs}, left by an earlier call, do not end: run `scancel {jobs}`, then start again"
+            )
         time.sleep(poll_s)
     return leftovers

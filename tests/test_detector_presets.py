@@ -102,3 +102,8 @@ def test_fit_is_fast_by_default_and_finds_a_defect(tmp_path, caplog):
     assert not (good.map - detector.expected > detector.threshold).any()
     assert spoiled.map[16:48, 16:48].mean() > spoiled.map.mean()
     assert json.loads((tmp_path / "run/threshold.json").read_text())["images"] == 8
+
+
+def test_settings_and_a_preset_are_not_mixed(tmp_path):
+    with pytest.raises(UserError, match="either settings, or a preset"):
+        fit(tmp_path, tmp_path / "run", settings=choose("fast", "").settings, method="padim")

@@ -1,5 +1,6 @@
 """The documents: every command in them is one that exists, every link leads somewhere."""
 
+import argparse
 import importlib.metadata
 import re
 import shlex
@@ -82,9 +83,8 @@ def test_an_interrupted_command_says_nothing_and_ends_with_130(monkeypatch, caps
     assert capsys.readouterr().err == ""
 
 
-def all_commands() -> list[str]:
-    subparsers = next(action for action in make_parser()._actions if isinstance(action.choices, dict))
-    return list(subparsers.choices or ())
+def all_commands() -> dict[str, argparse.ArgumentParser]:
+    return next(action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
 
 
 @pytest.mark.parametrize("command", all_commands())
@@ -97,6 +97,11 @@ def test_help_says_what_goes_in_what_comes_out_and_an_example_that_is_understood
     example = re.search(rf"^Example: omniad ({command}.*)$", text, re.MULTILINE)
     assert example
     make_parser().parse_args(shlex.split(example[1]))
+
+
+@pytest.mark.parametrize("command", all_commands())
+def test_every_option_says_what_it_is(command):
+    assert [action.dest for action in all_commands()[command]._actions if not action.help] == []
 
 
 @pytest.mark.parametrize("command", ["--help", "train --help", "metrics --help", "import-released --help"])

@@ -135,6 +135,13 @@ def test_only_jobs_that_would_do_our_steps_are_cancelled(folder):
     assert (folder / "cancelled").read_text() == "7\n"
 
 
+def test_jobs_that_do_not_end_are_named(folder):
+    fake_slurm(folder, f"7|RUNNING|{folder}|rule_train_wildcards_mvtec_default_0")
+    (folder / "bin/scancel").write_text("#!/bin/sh\n")
+    with pytest.raises(UserError, match=r"jobs 7, .* do not end: run `scancel 7`"):
+        cancel_leftovers(folder, ["rule_train_wildcards_mvtec_default_0"], poll_s=0, ending_s=0)
+
+
 def test_an_unknown_target_is_refused():
     with pytest.raises(UserError, match="table1"):
         list(run_statuses(load_settings(), "table9"))

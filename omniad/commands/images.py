@@ -85,8 +85,8 @@ def add_commands(commands: Commands) -> None:
         reads="FOLDER: good images of one product, or a folder per product, or MVTec-AD's, AD 2's or LOCO AD's layout",
         writes="RUN_DIR with config.yaml, model.safetensors, history.csv, provenance.json, threshold.json, prepared/",
     )
-    sub.add_argument("folder", type=Path, metavar="FOLDER")
-    sub.add_argument("--out", required=True, type=Path, metavar="RUN_DIR")
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="the images to learn from")
+    sub.add_argument("--out", required=True, type=Path, metavar="RUN_DIR", help="the detector's folder, to be created")
     add_preset(sub, default=DEFAULT)
     sub.add_argument(
         "--epochs",
@@ -106,7 +106,7 @@ def add_commands(commands: Commands) -> None:
         metavar="FILE",
         help="file of encoder weights; default: those of its package, or the configured ones, fetched once",
     )
-    sub.add_argument("--seed", type=seed, default=0)
+    sub.add_argument("--seed", type=seed, default=0, help="seed of all random draws (default: %(default)s)")
     sub.add_argument(
         "--tile",
         type=int,
@@ -132,9 +132,9 @@ def add_commands(commands: Commands) -> None:
         reads="RUN_DIR/config.yaml, model.safetensors and fit's threshold.json; images of any size and mode",
         writes="scores.csv, maps/<name>.npy and overlays/<name>.png in DIR; skipped.csv if some images can't be read",
     )
-    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a detector that `omniad fit` made, or any run")
     sub.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="files and folders, searched at any depth")
-    sub.add_argument("--out", type=Path, metavar="DIR")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="folder of the results; not needed with --json")
     sub.add_argument("--full-size", action="store_true", help="also write each map at the image's full size")
     sub.add_argument(
         "--threshold",
@@ -154,6 +154,6 @@ def add_commands(commands: Commands) -> None:
         writes="FILE: images (B, 3, S, S), RGB in [0, 1] -> maps (B, S, S), scores (B,); checked against PyTorch. For "
         "a run on tiles the images are tiles: docs/from-python.md shows how to cut them and blend their maps",
     )
-    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a detector that `omniad fit` made, or any run")
     sub.add_argument("--format", required=True, choices=["onnx", "pt2"], help="pt2: for torch.export.load")
-    sub.add_argument("--out", required=True, type=Path, metavar="FILE")
+    sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="the graph's file")

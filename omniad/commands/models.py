@@ -73,8 +73,8 @@ def add_commands(commands: Commands) -> None:
         reads="the checkpoint: a state dict, bare or under the key `net`; no code in it is run",
         writes="RUN_DIR/config.yaml and model.safetensors, for `omniad evaluate`, `predict` and `export`",
     )
-    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that the authors' code saved")
+    sub.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run folder to create")
     sub.add_argument(
         "--projection",
         required=True,

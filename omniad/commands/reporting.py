@@ -51,8 +51,8 @@ def add_commands(commands: Commands) -> None:
         reads="the run folders: weights, configuration, metrics, scores, curves, examples, provenance",
         writes="one zip with these files and their sha256",
     )
-    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
-    sub.add_argument("--out", required=True, type=Path, metavar="FILE.zip")
+    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of finished runs")
+    sub.add_argument("--out", required=True, type=Path, metavar="FILE.zip", help="the bundle to write")
 
     sub = commands.add(
         "unbundle",
@@ -62,5 +62,7 @@ def add_commands(commands: Commands) -> None:
         reads="a zip written by `omniad bundle`; no code in it is run",
         writes="RESULTS/runs/<dataset>/<run>/seed<n>/, for `omniad report`; all runs or none",
     )
-    sub.add_argument("bundle", type=Path, metavar="FILE.zip")
-    sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    sub.add_argument("bundle", type=Path, metavar="FILE.zip", help="written by `omniad bundle`")
+    sub.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="where runs/ is (default: %(default)s)"
+    )

@@ -100,13 +100,15 @@ def fit(
         The detector, as `Detector(run_dir)` loads it.
 
     Raises:
-        UserError: there is no such preset or method in it, the folder holds no good images, some can't be read, the
-            weights can't be had, `run_dir` holds another run, there can't be such tiles of these images, or what
-            training raises.
+        UserError: both settings and a preset are given, there is no such preset or method in it, the folder holds no
+            good images, some can't be read, the weights can't be had, `run_dir` holds another run, there can't be such
+            tiles of these images, or what training raises.
     """
     folder, run_dir = Path(folder), Path(run_dir)
     if not 0 < quantile <= 1:
         raise UserError(f"the threshold's quantile must be above 0 and at most 1, not {quantile}")
+    if settings and (method or config or preset != DEFAULT):
+        raise UserError("fit: give either settings, or a preset with its method and config")
     chosen = Chosen(settings, STEPS, settings.model.method) if settings else choose(preset, method, *config)
     run = _run_settings(folder, run_dir, chosen.settings, weights)
     run = run if tile is overlap is scale is None else _with_tiles(run, tile, overlap, scale)

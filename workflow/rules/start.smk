@@ -40,15 +40,15 @@ onstart:
             settings.data,
             settings.downloads,
         )
+        if on_cluster():
+            steps = {step_name(job.rule.name, *job.wildcards) for job in waiting}
+            for left in cancel_leftovers(Path.cwd(), steps):
+                print(f"Slurm job {left.id} left by an earlier, killed call: cancelled ({left.step})", file=sys.stderr)
     except UserError as error:
         raise WorkflowError(str(error)) from None
     trainings = [job for job in waiting if job.rule.name == "train"]
     if trainings and not GPUS and not on_cluster():
         print(cpu_warning(trainings), file=sys.stderr)
-    if on_cluster():
-        steps = {step_name(job.rule.name, *job.wildcards) for job in waiting}
-        for left in cancel_leftovers(Path.cwd(), steps):
-            print(f"Slurm job {left.id} left by an earlier, killed call: cancelled ({left.step})", file=sys.stderr)
     with atomic_write(CONFIG) as file:
         file.write(snapshot_text(settings))
 
