@@ -254,7 +254,12 @@ def test_costs_are_checked_on_what_was_counted(tmp_path):
         ({"datasets": ["mvtek"]}, "unknown 'mvtek'"),
         ({"check": {"form": "above", "row": "Nobody", "columns": ["mAD"]}}, "unknown 'Nobody'"),
         ({"check": {"form": "above", "row": "Omni-AD", "columns": ["P-XY"]}}, "unknown 'P-XY'"),
-        ({"check": {"form": "python", "code": "1"}}, "check"),
+        (
+            {"check": {"form": "python", "code": "1"}},
+            "'claims.mine.check.form' should be one of .*, not 'python'",
+        ),
+        ({"check": {"code": "1"}}, "'claims.mine.check.form' is missing"),
+        ({"check": {"form": "mean", "column": "mAD", "off": []}}, r"mean.off'; allowed here: form, column, of$"),
         ({"check": {"form": "range", "columns": ["mAD"]}}, "either at_most or at_least"),
     ],
 )
