@@ -22,6 +22,7 @@ from omniad.data.weights import KNOWN_WEIGHTS, files_by_place, how_to_get, verif
 from omniad.devices import count_gpus
 from omniad.errors import UserError
 from omniad.files import has_files, in_one_line
+from omniad.wording import count
 
 PYTHON = (3, 11)
 EXTRAS = {  # of pyproject.toml -> the modules it brings, and what they are for
@@ -174,12 +175,15 @@ def _weights(settings: Settings) -> Iterator[Finding]:
     """Each file of weights that a configured run needs, found and verified."""
     known = files_by_place(settings.data)
     wanted: dict[Path, ModelSettings] = {}
-    for model in [settings.model, *(run.model for run in _runs(settings))]:
+    users: dict[Path, dict[str, None]] = {}  # the runs, each once
+    for name, model in [("", settings.model), *((run.run, run.model) for run in _runs(settings))]:
         for path in weights_paths(model, settings.data):
             wanted.setdefault(path, model)
+            users.setdefault(path, {}).update({name: None} if name else {})
     for path, model in wanted.items():
         if not path.is_file():
-            yield Finding("weights", "missing", how_to_get(path, model, settings.data))
+            use = _for_runs(list(users[path]))
+            yield Finding("weights", "missing", how_to_get(path, model, settings.data) + use)
             continue
         try:
             if path in known or model.encoder_weights in KNOWN_WEIGHTS:
@@ -188,6 +192,12 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             yield Finding("weights", "broken", str(error))
         else:
             yield Finding("weights", "ok", f"{path}, {path.stat().st_size / 1e6:.0f} MB")
+
+
+def _for_runs(runs: list[str]) -> str:
+    """Which runs need a file, so that nobody fetches what they will not train."""
+    more = f" and {len(runs) - 4} more" if runs[4:] else ""
+    return f" (for {count(len(runs), 'run')}: {', '.join(runs[:4])}{more})" if runs else ""
 
 
 def _textures(settings: Settings) -> Iterator[Finding]:

@@ -84,6 +84,8 @@ def test_every_shipped_overlay_and_run_is_valid(file):
         ("training: {learning_rate: 1e-3}", ["'training.learning_rate'", "0.001"]),
         ({"training": {"epochs": 0}}, ["'training.epochs'", "greater than or equal to 1"]),
         ({"training": {"learning_rate": float("nan")}}, ["'training.learning_rate'", "finite"]),
+        ({"seeds": 0}, ["'seeds' should be a list, as [0], not 0"]),
+        ({"datasets": "visa"}, ["'datasets' should be a list, as [visa], not 'visa'"]),
         ({"model": {"tokens": 50}}, ["'model.tokens'", "square", "50"]),
         ({"model": {"depths": [3, 9, 9]}}, ["'model.depths'", "four numbers"]),
         ({"model": {"encoder": "resnet35"}}, ["'model.encoder'", "resnet34", "'resnet35'"]),

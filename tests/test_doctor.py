@@ -82,6 +82,11 @@ def test_each_missing_file_of_weights_is_told_once(tmp_path):
     missing = [found.text for found in doctor.examine(Settings.model_validate(settings)) if found.what == "weights"]
     assert len(missing) > 8
     assert len(set(missing)) == len(missing)
+    told = {
+        name: text for text in missing for name in ("dinov2_vitb14", "resnet34-43635321") if f"weights {name}" in text
+    }
+    assert told["dinov2_vitb14"].endswith(" (for 1 run: dinomaly)")
+    assert " runs: default, released, no_learnable, only_q and " in told["resnet34-43635321"]
 
 
 def test_weights_are_missing_then_not_the_right_ones_then_verified(settings, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The paper's claims: which its own tables contradict, and the three answers on measured numbers."""
+"""The paper's claims: which the printed numbers contradict, and the three answers on measured numbers."""
 
 import re
 
@@ -52,12 +52,17 @@ def nothing_run(tmp_path_factory):
     return check(paper_settings(tmp_path_factory.mktemp("nothing")), resolutions={})
 
 
-def test_exactly_these_claims_are_contradicted_by_the_papers_own_tables(nothing_run):
+def test_exactly_these_claims_are_contradicted_by_printed_numbers(nothing_run):
     assert {name for name, one in nothing_run.items() if one.printed.status == "fails"} == CONTRADICTED
     rest = {one.printed.status for name, one in nothing_run.items() if name not in CONTRADICTED}
     assert rest == {"holds", "not in the tables"}
     answered = [one for one in nothing_run.values() if one.printed.status != "not in the tables"]
     assert (len(nothing_run), len(answered)) == (42, 37)
+
+
+def test_a_mean_computed_here_is_no_evidence_that_the_paper_prints_means(nothing_run):
+    """Omni-AD's mAD on VisA and Real-IAD; RLR prints none at all."""
+    assert nothing_run["mad_is_the_mean"].printed.text == "MVTec-AD: 7 of 7; VisA: 6 of 6; Real-IAD: 5 of 5"
 
 
 def test_the_contradictions_are_shown_with_their_numbers(nothing_run):
@@ -254,7 +259,12 @@ def test_costs_are_checked_on_what_was_counted(tmp_path):
         ({"datasets": ["mvtek"]}, "unknown 'mvtek'"),
         ({"check": {"form": "above", "row": "Nobody", "columns": ["mAD"]}}, "unknown 'Nobody'"),
         ({"check": {"form": "above", "row": "Omni-AD", "columns": ["P-XY"]}}, "unknown 'P-XY'"),
-        ({"check": {"form": "python", "code": "1"}}, "check"),
+        (
+            {"check": {"form": "python", "code": "1"}},
+            "'claims.mine.check.form' should be one of .*, not 'python'",
+        ),
+        ({"check": {"code": "1"}}, "'claims.mine.check.form' is missing"),
+        ({"check": {"form": "mean", "column": "mAD", "off": []}}, r"mean.off'; allowed here: form, column, of$"),
         ({"check": {"form": "range", "columns": ["mAD"]}}, "either at_most or at_least"),
     ],
 )

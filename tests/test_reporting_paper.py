@@ -1,5 +1,7 @@
 """What the paper prints, against facts that stand in the paper itself."""
 
+import shutil
+
 import pytest
 from reporting_results import SEVEN
 
@@ -7,6 +9,7 @@ from omniad.config import PAPER_FOLDER, load_settings
 from omniad.data.counts import read_counts
 from omniad.errors import UserError
 from omniad.reporting.paper import CLASS_CELL, PER_CLASS_FILE, Printed, read_paper
+from omniad.reporting.paper_check import check_paper
 
 HEAD = "dataset,row,metric,value,note\n"
 # Rows times columns of the paper's tables; RLR prints 2 of its 8.
@@ -117,3 +120,26 @@ def test_a_bad_file_is_named_with_what_to_mend(tmp_path, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.csv"):
         read_paper(tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize(
+    ("right", "typo", "message"),
+    [
+        ("mvtec,36,mAD", "mvtek,36,mAD", "line 7: data set: unknown 'mvtek'; choose from: mvtec"),
+        ("mvtec,36,mAD", "mvtec,37,mAD", "line 7: row of mvtec: unknown '37'; choose from: 16, 36, 64, 100"),
+        ("mvtec,36,mAD", "mvtec,36,mad", "line 7: metric: unknown 'mad'; choose from: I-AUROC"),
+    ],
+)
+def test_a_printed_number_that_no_table_shows_is_told(tmp_path, right, typo, message):
+    folder = shutil.copytree(PAPER_FOLDER, tmp_path / "paper")
+    check_paper(load_settings(), folder)
+    text = (folder / "table4.csv").read_text()
+    assert text.count(right) == 1
+    (folder / "table4.csv").write_text(text.replace(right, typo))
+    with pytest.raises(UserError, match=rf"table4\.csv, {message}"):
+        check_paper(load_settings(), folder)
+
+
+def test_an_overlay_may_show_fewer_rows(tmp_path):
+    (tmp_path / "own.yaml").write_text('tables: {table4: {rows: [{label: "16", run: tokens_16}]}}')
+    check_paper(load_settings(tmp_path / "own.yaml"))

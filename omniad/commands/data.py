@@ -99,7 +99,9 @@ def add_commands(commands: Commands) -> None:
         ),
     ):
         sub = commands.add_configured(name, function, text, "mvtec", reads=reads, writes=writes)
-        sub.add_argument("name", metavar="NAME", help="a name from `sources` or `downloads` of the configuration")
+        weights = ", or a file of weights: resnet34-43635321.pth" if name == "fetch" else ""
+        what = f"a name from `sources` or `downloads` of the configuration{weights}"
+        sub.add_argument("name", metavar="NAME", help=what)
         sub.add_argument("--stamp", type=Path, metavar="FILE", help="a file to write when done (used by the workflow)")
 
     sub = commands.add(

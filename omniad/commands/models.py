@@ -38,13 +38,12 @@ def import_released(options: argparse.Namespace) -> None:
 
 
 def _print_complexity(rows: list[dict[str, Any]]) -> None:
-    print(f"{'table':8} {'row':22} {'variant':10} {'parameters':>12} {'macs':>15} {'print M':>8} {'print G':>8}")
+    line = "{:13} {:22} {:10} {:>13} {:>15}  {:>10} {:>9}"
+    print(line.format("table", "row", "variant", "parameters", "multiply-adds", "printed: M", "G"))
     for row in rows:
         printed = [row[key] if row[key] is not None else "-" for key in ("reported_parameters_m", "reported_flops_g")]
-        print(
-            f"{row['table']:8} {row['row']:22} {row['variant']:10} {row['parameters']:12,} {row['macs']:15,}"
-            f" {printed[0]:>8} {printed[1]:>8}"
-        )
+        counted = [f"{row[key]:,}" for key in ("parameters", "macs")]
+        print(line.format(row["table"], row["row"], row["variant"], *counted, *printed))
     for row in rows:
         if row["note"] and round(row["macs"] / 1e9, 1) != row["reported_flops_g"]:
             print(f"{row['row']}'s {row['reported_flops_g']} G: {row['note']}")

@@ -57,6 +57,14 @@ def _describe(section: type[BaseModel], problem: Mapping[str, Any], path: str) -
         return f"'{path}' is missing"
     if problem["type"] == "too_short":
         return f"'{path}' must not be empty"
+    if problem["type"] == "list_type":
+        example = f"[{cut(str(problem['input']))}]" if isinstance(problem["input"], str | int | float) else "[a, b]"
+        return f"'{path}' should be a list, as {example}, not {shown(problem['input'])}"
+    if problem["type"] == "union_tag_invalid":  # of a group that one of its keys gives a form, with keys of its own
+        key, forms, form = (problem["ctx"][name] for name in ("discriminator", "expected_tags", "tag"))
+        return f"'{path}.{key[1:-1]}' should be one of {forms}, not {shown(form)}"
+    if problem["type"] == "union_tag_not_found":
+        return f"'{path}.{problem['ctx']['discriminator'][1:-1]}' is missing"
     hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)" if _looks_scientific(problem["input"]) else ""
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"'{path}' {message}, not {shown(problem['input'])}{hint}"
@@ -70,10 +78,17 @@ def _keys_at(section: Any, path: tuple) -> list[str]:
         if isinstance(section, type) and issubclass(section, BaseModel) and step in section.model_fields:
             section = section.model_fields[step].annotation
         else:
-            section = [part for part in getattr(section, "__args__", ()) if part is not str][-1]
+            parts = [part for part in getattr(section, "__args__", ()) if part is not str]
+            section = next((part for part in parts if _has_form(part, step)), parts[-1])
         while getattr(section, "__origin__", None) is list:
             section = section.__args__[0]
     return list(section.model_fields) if hasattr(section, "model_fields") else []
+
+
+def _has_form(section: Any, name: str) -> bool:
+    """Whether one of the section's keys can only be `name`: of several forms it is the one of that name."""
+    fields = getattr(section, "model_fields", {}).values()
+    return any(getattr(field.annotation, "__args__", None) == (name,) for field in fields)
 
 
 def _looks_scientific(value: Any) -> bool:

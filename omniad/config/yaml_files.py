@@ -40,11 +40,21 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     """
     with reading(file, "not valid YAML"):
         text = read_text(file, MOST_BYTES)
-        _check_growth(text)
-        values = yaml.load(text, _Loader)
+        try:
+            _check_growth(text)
+            values = yaml.load(text, _Loader)
+        except yaml.MarkedYAMLError as error:
+            raise yaml.YAMLError(_told(error)) from error
     if not isinstance(values or {}, dict):
         raise UserError(f"{file}: must contain keys and values, not {type(values).__name__}")
     return values or {}
+
+
+def _told(error: yaml.MarkedYAMLError) -> str:
+    """Where it is and what it is, without PyYAML's name for a text that is no file."""
+    mark = error.problem_mark or error.context_mark
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return place + ", ".join(part for part in (error.problem, error.context) if part)
 
 
 def _check_growth(text: str) -> None:

@@ -36,6 +36,11 @@ class Printed:
         return float(self.text)
 
     @property
+    def computed(self) -> bool:
+        """Not printed at all: the mean of what is, as the note says. A claim about means says nothing about it."""
+        return self.note.startswith("mean of the seven printed values")
+
+    @property
     def decimals(self) -> int:
         """Digits behind the decimal point."""
         return len(self.text.partition(".")[2])

@@ -63,6 +63,7 @@ def markdown(text: str) -> str:
     Bold, italics and code are let be: our own sentences have them, and a stranger's can do no harm with them.
     """
     safe = MARKDOWN.sub(r"\\\g<0>", str(text)).replace("<", "&lt;")
+    safe = DATASETS.sub(r"datasets='[\1]'", safe)
     return "<br>".join(safe.splitlines())
 
 
@@ -166,6 +167,7 @@ def _line(table: Table, row: Row, column: str) -> dict[str, Any]:
     return dict.fromkeys(CSV_COLUMNS, "") | values | {"paper": printed.text if printed else "", "note": note}
 
 
+DATASETS = re.compile(r"datasets='\\\[([\w,-]+)\\\]'")  # in our commands: in code a backslash would be copied, too
 MARKDOWN = re.compile(r"[\\\[\]|]")  # what `markdown` puts a backslash before
 SET_ASIDE = {ord(sign): chr(0xE000 + number) for number, sign in enumerate("\\[]|")}
 PUT_BACK = {ord(aside): chr(sign) for sign, aside in SET_ASIDE.items()}

@@ -25,6 +25,7 @@ from omniad.reporting.gallery import KINDS, class_pictures, data_address
 from omniad.reporting.layout import Grid, lay_out
 from omniad.reporting.missing import command, missing, missing_figure
 from omniad.reporting.outcome import Oracle, Outcome, oracles, outcome
+from omniad.reporting.paper_check import check_paper
 from omniad.reporting.records import HEAD, record, versions, write_records
 from omniad.reporting.render import CSV_COLUMNS, csv_lines, page_part, templates
 from omniad.reporting.summary import what_was_run
@@ -167,8 +168,9 @@ def gather(settings: Settings) -> Content:
     """Collect what is finished in `settings.results`, and draw the figures there.
 
     Raises:
-        UserError: a file of printed numbers cannot be read, or nothing can be written.
+        UserError: a file of printed numbers cannot be read or names what is in no table, or nothing can be written.
     """
+    check_paper(settings)
     results = Path(settings.results)
     runs, measurements, left_out = _readable(results)
     found = find(settings, measurements, runs, read_complexity(results / "complexity.csv"))

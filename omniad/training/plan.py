@@ -155,7 +155,7 @@ def _feature_bytes(settings: Settings, runs: Iterable[PlannedRun]) -> Iterator[f
 
 def plan_text(target: str, plan: Plan, processor: str) -> str:
     """The plan as a table for reading."""
-    line = "{:10} {:20} {:>6} {:>7} {:>18} {:>10} {:>10} {:>8}"
+    line = "{:10}  {:20}  {:>6}  {:>6}  {:>17}  {:>10}  {:>10}  {:>8}"
     lines = [line.format("data set", "run", "epochs", "images", "left", "hours each", "hours left", "GPU, GiB")]
     for run in sorted(plan.runs, key=lambda run: (run.dataset, run.run)):
         left = f"{run.seeds - run.trained} of {run.seeds}" + (f" ({run.begun} begun)" if run.begun else "")
@@ -163,6 +163,7 @@ def plan_text(target: str, plan: Plan, processor: str) -> str:
         hours = [value if value == "?" else f"{value:,.{1 if value >= 1 else 3}f}" for value in hours]
         memory = ("" if run.memory_is_whole else "> ") + f"{run.memory / 2**30:.1f}"
         lines.append(line.format(run.dataset, run.run, run.epochs, images, left, *hours, memory))
+    whole = all(run.memory_is_whole for run in plan.runs)
     total, trained = sum(run.seeds for run in plan.runs), sum(run.trained for run in plan.runs)
     time = f"{plan.hours_left:,.1f} hours" + (f" ({plan.hours_left / 24:,.0f} days)" if plan.hours_left > 48 else "")
     return "\n".join(
@@ -172,6 +173,6 @@ def plan_text(target: str, plan: Plan, processor: str) -> str:
             f"{target}: {total} trainings, {trained} done, {total - trained} left: about {time},",
             f"one at a time on {processor}.",
             f"Download {plan.download / 1e9:.1f} GB, disk {plan.disk / 1e9:.1f} GB more. Evaluation is not included.",
-            "GPU memory is for the run's batch size; >: without activations.",
+            "GPU memory is for the run's batch size" + ("." if whole else "; >: without activations."),
         ]
     )

@@ -13,6 +13,7 @@ from omniad.data.counts import expected_counts
 from omniad.devices import count_gpus
 from omniad.errors import UserError
 from omniad.reporting.claims.forms import read_claims
+from omniad.reporting.paper_check import check_paper
 from omniad.runs import files
 from omniad.runs.targets import run_folders, target_runs
 from omniad.training import TRAINING_VERSION
@@ -39,6 +40,7 @@ def resolved_settings():
 try:
     settings = resolved_settings()
     read_claims(settings)  # a claim may name a row that a table lost: found now, not by the report after all trainings
+    check_paper(settings)
     for dataset in settings.datasets:
         expected_counts(settings.sources[dataset])  # `classes` may name a class that the table of counts lacks
 except UserError as error:

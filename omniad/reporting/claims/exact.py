@@ -16,7 +16,10 @@ from omniad.reporting.tables import Found
 
 def mean(source: Source, check: Mean) -> list[Part]:
     parts = []
-    for label in source.rows():
+    for label, row in source.rows().items():
+        printed = row.printed.get(check.column)
+        if not source.measured and printed and printed.computed:
+            continue
         try:
             values = [source.get(label, column) for column in check.of]
             stated = source.get(label, check.column)
