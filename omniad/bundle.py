@@ -17,12 +17,25 @@ from pathlib import Path, PurePosixPath
 
 from omniad.data.archives import is_zip
 from omniad.data.extract import extract
+from omniad.detector.threshold import read_threshold
 from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write, read_text, reading, sha256_file
 from omniad.reporting.costs import spent
 from omniad.reporting.records import record, versions
 from omniad.runs.artifacts import example_files, read_curves, read_epochs, read_examples, read_history, read_scores
-from omniad.runs.files import CONFIG, CURVES, EPOCHS, EXAMPLES, HISTORY, METRICS, MODEL, PROVENANCE, SCORES, run_name
+from omniad.runs.files import (
+    CONFIG,
+    CURVES,
+    EPOCHS,
+    EXAMPLES,
+    HISTORY,
+    METRICS,
+    MODEL,
+    PROVENANCE,
+    SCORES,
+    THRESHOLD,
+    run_name,
+)
 from omniad.runs.finished import FinishedRun, finished_runs
 from omniad.runs.measurements import check_means, collect
 from omniad.runs.provenance import load_run_settings, read_provenance
@@ -32,7 +45,7 @@ from omniad.wording import shown
 FORMAT = 1
 MANIFEST = "bundle.json"
 NEEDED = (CONFIG, METRICS, PROVENANCE)
-FILES = (*NEEDED, MODEL, HISTORY, EPOCHS, SCORES, CURVES)
+FILES = (*NEEDED, MODEL, THRESHOLD, HISTORY, EPOCHS, SCORES, CURVES)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 MEMBER = re.compile(rf"runs/{NAME}/{NAME}/seed\d+/(?:{'|'.join(map(re.escape, FILES))}|{EXAMPLES}/[^/.][^/]*\.npz)")
 
@@ -181,6 +194,7 @@ def _check_readable(run: FinishedRun) -> None:
     for file in example_files(run.folder):
         read_examples(file)
     read_epochs(run.folder, "exact")
+    read_threshold(run.folder)
     with reading(run.folder / PROVENANCE, "not written by `omniad train`; nothing was unpacked"):
         record(run, run.folder)
         spent([run])

@@ -16,7 +16,7 @@ from omniad.cli import main
 from omniad.config import load_settings, run_settings
 from omniad.detector.detector import Detector
 from omniad.detector.fit import fit
-from omniad.detector.presets import FOLDER, PRESETS, choose
+from omniad.detector.presets import FOLDER, METHOD_NAMES, PRESETS, choose
 from omniad.errors import UserError
 from omniad.models import build_model
 from omniad.models.checkpoint import METHODS
@@ -33,6 +33,11 @@ def test_every_method_of_a_preset_can_be_built(preset, method):
     assert settings.model.method == method
     with torch.device("meta"):
         build_model(settings.model)
+
+
+def test_a_method_is_told_by_its_authors_name():
+    assert set(METHOD_NAMES) < set(METHODS)
+    assert choose("fast", "padim").about == "PaDiM as in the preset 'fast'"
 
 
 def test_every_method_is_in_a_preset():
@@ -88,6 +93,7 @@ def test_fit_is_fast_by_default_and_finds_a_defect(tmp_path, caplog):
         "A memory of good patches on EfficientNet-Lite0's features, for any machine: 8 good images of 1 product: about"
         in told
     )
+    assert "the highest score of 8 good images, each scored as if it were new" in told
     assert "on this CPU" in told and "--preset paper" in told
     pixels = write_image(tmp_path / "test/good.png", seed=0)
     pixels = pixels.copy()

@@ -12,6 +12,18 @@ from omniad.config import Section, Settings, known, load_settings, merge, read_y
 FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
 DEFAULT = "fast"
+METHOD_NAMES = {  # as their authors write them
+    "omni-ad": "Omni-AD",
+    "rd4ad": "RD4AD",
+    "uniad": "UniAD",
+    "simplenet": "SimpleNet",
+    "mambaad": "MambaAD",
+    "rlr": "RLR",
+    "destseg": "DeSTSeg",
+    "diad": "DiAD",
+    "patchcore": "PatchCore",
+    "padim": "PaDiM",
+}
 
 
 class Preset(Section):
@@ -44,5 +56,6 @@ def choose(preset: str = DEFAULT, method: str = "", *overlays: str | Path) -> Ch
         of_method = values.methods[known(method, values.methods, f"method of the preset '{preset}'")]
         changes = merge(merge(changes, {"model": {"method": method}}), of_method)
     settings = load_settings(*overlays, under=(file.name, changes))
+    told = METHOD_NAMES.get(method, method)
     own = not method or method == Settings.model_validate(values.settings).model.method
-    return Chosen(settings, values.steps, values.about if own else f"{method} as in the preset '{preset}'")
+    return Chosen(settings, values.steps, values.about if own else f"{told} as in the preset '{preset}'")
