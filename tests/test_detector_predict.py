@@ -102,7 +102,7 @@ def test_any_mix_of_images_end_to_end(run, tmp_path, monkeypatch, capsys):
     shutil.copy("in/a/000.png", "alone.dat")
     assert main(["predict", str(run), "in", "alone.dat", "--out", "out", "--full-size", "--cpu"]) == 1
     error = capsys.readouterr().err
-    assert error.count("omniad: 3 of 11 image can't be read and were skipped") == 1
+    assert error.count("omniad: 3 of 11 images could not be read and were skipped") == 1
     skipped = read_csv(Path("out/skipped.csv"))
     assert {row["path"] for row in skipped} == {"in/b/cut.png", "in/b/empty.png", "in/b/text.png"}
     assert all(row["path"] in error and row["reason"] for row in skipped)
@@ -159,7 +159,7 @@ def test_the_verdict_is_above_the_runs_threshold(run, tmp_path):
     strict = Detector(own, CPU, threshold=scores[0])
     assert sum(found.verdict == "anomalous" for found in strict.score(images)) == 4
     (own / "threshold.json").write_text('{"threshold": "high"}')
-    with pytest.raises(UserError, match="not a threshold of `omniad fit`"):
+    with pytest.raises(UserError, match="not a threshold from `omniad fit`"):
         Detector(own, CPU)
 
 

@@ -113,7 +113,7 @@ def test_files_and_folders_are_found_once_and_in_order(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such file or folder: absent, gone"):
         find_images(["in", "absent", "gone"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="all images are below in, where the results go; .*--out"):
+    with pytest.raises(UserError, match=r"all images are below in, where the results go; .*--out"):
         find_images(["in"], leave_out=Path("in"))
     with pytest.raises(UserError, match="no images in empty"):
         find_images(["empty"])
