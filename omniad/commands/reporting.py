@@ -21,7 +21,7 @@ def bundle(options: argparse.Namespace) -> None:
 
     runs = bundle(options.runs, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, with {', '.join(runs)}")
-    print(f"To use it: omniad unbundle {options.out.name}, then omniad report")
+    print(f"To use it: omniad unbundle {options.out.name}, then omniad report, or omniad predict with a run's folder")
 
 
 def unbundle(options: argparse.Namespace) -> None:
@@ -30,7 +30,11 @@ def unbundle(options: argparse.Namespace) -> None:
     runs = unbundle(options.bundle, options.results)
     new = f"New in {options.results}: {', '.join(runs) or 'nothing; all runs were already there'}."
     # A report of another folder needs a configuration that names it.
-    print(f"{new} Next: omniad report" if options.results == Path("results") else f"{new} Each holds its metrics.csv.")
+    print(
+        f"{new} Next: omniad report"
+        if options.results == Path("results")
+        else f"{new} Each holds its metrics.csv; omniad predict takes its folder."
+    )
 
 
 def add_commands(commands: Commands) -> None:
@@ -48,7 +52,7 @@ def add_commands(commands: Commands) -> None:
         bundle,
         "pack finished runs into one file to share",
         "results/runs/mvtec/default/seed0 --out default.zip",
-        reads="the run folders: weights, configuration, metrics, scores, curves, examples, provenance",
+        reads="the run folders: weights, threshold, configuration, metrics, scores, curves, examples, provenance",
         writes="one zip with these files and their sha256",
     )
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of finished runs")

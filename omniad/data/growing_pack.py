@@ -18,6 +18,7 @@ import PIL
 
 from omniad.data.packs import IMAGES, MASKS, NOTE, PACK_VERSION
 from omniad.errors import UserError
+from omniad.wording import disk_size
 
 BATCH = 16  # rows that are vouched for together
 SYNC = 64  # batches after which they are pushed to the disk, so that the workers do not wait for all of it at the end
@@ -125,7 +126,6 @@ def _check_room(folder: Path, needed: int) -> None:
     """Refuse at once if the disk would be full after hours of decoding."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        needed_gib, free_gib = needed / 2**30, free / 2**30
         raise UserError(
-            f"{folder}: the pack needs {needed_gib:.1f} GiB more, but only {free_gib:.1f} GiB are free; free some space"
+            f"{folder}: the pack needs {disk_size(needed)} more, but only {disk_size(free)} are free; free some space"
         )

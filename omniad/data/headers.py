@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omniad.data.masks import NO_MASKS, OTHER_SIZE, mask_files, mask_problem
-from omniad.data.opening import BROKEN, Header, Unfit, read_header
+from omniad.data.opening import BROKEN, NO_IMAGE, Header, Unfit, read_header
 
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits: PIL would cut them off at 255
 BATCH = 256
@@ -76,7 +76,7 @@ class _Look:
         except (FileNotFoundError, NotADirectoryError):
             self.problems.append(("missing", path))
         except BROKEN:
-            self.problems.append(("not readable as an image", path))
+            self.problems.append((NO_IMAGE, path))
         finally:
             self.states.append(f"{path}\t{size}\t{time}\n")
         return None

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from omniad.data.folders import kind_of
 
@@ -20,6 +20,7 @@ ORIENTATION = 0x0112  # EXIF's entry
 START = 16_384  # bytes at a file's start, which hold nearly every header
 JPEG_START = b"\xff\xd8\xff"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+NO_IMAGE = "not readable as an image"
 # What PIL raises for broken files. A decoder that meets what its author did not think of may raise anything else.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
 
@@ -94,15 +95,23 @@ def open_whole(file: str | Path) -> Iterator[Image.Image]:
     with os.fdopen(_open_plain(file)[0], "rb") as handle:
         if handle.read(len(PNG_START)) != PNG_START:
             handle.seek(0)
-            with Image.open(handle) as image:
+            with _open(handle) as image:
                 _check_size(image)
                 yield image
             return
         content = PNG_START + handle.read()
     _check_png(content)
-    with Image.open(io.BytesIO(content)) as image:
+    with _open(io.BytesIO(content)) as image:
         _check_size(image)
         yield image
+
+
+def _open(handle: BinaryIO) -> Image.Image:
+    """The image; PIL's own message would name the handle, not the file."""
+    try:
+        return Image.open(handle)
+    except UnidentifiedImageError:
+        raise Unfit(NO_IMAGE) from None
 
 
 def _open_plain(file: str | Path) -> tuple[int, os.stat_result]:

@@ -23,7 +23,7 @@ from omniad.data.masks import decode_mask
 from omniad.data.packs import EXACT, PUBLISHED, Pack
 from omniad.detector.detector import Detector
 from omniad.devices import pick_device
-from omniad.evaluation.evaluate import Evaluated, OfClass, evaluate_with
+from omniad.evaluation.evaluate import Evaluated, OfClass, evaluate_with, tell_means
 from omniad.evaluation.examples import pick_examples
 from omniad.files import cannot_write
 from omniad.metrics.definitions import METRICS, ClassResult, Measured
@@ -114,5 +114,4 @@ def _tell(classes: list[Evaluated], detector: Detector) -> None:
         f"at {side}x{side} pixels ({METRICS_FILE})": [each.draws[0] for each in classes],
     }
     for where, found in results.items():
-        means = {name: np.mean([one.metrics["exact"].fractions[name] for one in found]) for name in METRICS}
-        log.info("%s: %s", where, ", ".join(f"{name} {100 * mean:.1f}" for name, mean in means.items()))
+        tell_means(where, found)

@@ -47,6 +47,7 @@ from omniad.names import name_problem
 from omniad.runs.files import CONFIG, MODEL, PREPARED, THRESHOLD
 from omniad.runs.provenance import load_run_settings
 from omniad.training.train import train
+from omniad.wording import count
 
 RUN = "fit"  # the run's name in its config.yaml
 STEPS = 5000  # of training, about, where no preset says it
@@ -240,14 +241,16 @@ def _write_threshold(detector: Detector, index: pd.DataFrame, pack: Pack, quanti
     threshold = make_threshold(scores, medians, rows["class"].tolist(), quantile)
     threshold = threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL))
     write_threshold(detector.run_dir, threshold)
-    log.info(
-        "threshold %.6g: %g %% of %d good images, each scored as if it were new, do not exceed it. Next: "
-        "`omniad predict %s IMAGES --out DIR`",
-        threshold.threshold,
-        100 * quantile,
-        threshold.images,
-        detector.run_dir,
+    how = (
+        "each scored as if it were new"
+        if bool(np.any(rows["member"].to_numpy() >= 0))
+        else "which the model has not seen"
     )
+    good = f"{count(threshold.images, 'good image')}, {how}"
+    highest = threshold.threshold == scores.max()  # as of fewer than 100 images, with the default quantile
+    made = f"the highest score of {good}" if highest else f"{100 * quantile:g} % of {good}, do not exceed it"
+    log.info("threshold %.6g: %s", threshold.threshold, made)
+    log.info("Next: `omniad predict %s IMAGES --out DIR`", detector.run_dir)
     return threshold
 
 

@@ -44,6 +44,8 @@ def find_images(
             found.setdefault(os.path.abspath(file), file)  # noqa: PTH100 (links stay what they are)
     below = f"{leave_out.absolute()}{os.sep}" if leave_out else None
     files = [file for path, file in found.items() if not (below and path.startswith(below))]
+    if found and not files:
+        raise UserError(f"all images are below {leave_out}, where the results go; choose another folder with --out")
     if not files and not left_out.odd:
         read = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
         passed = f"; left out: {left_out}" if left_out.reasons else ""

@@ -22,6 +22,7 @@ from omniad.detector.overlay import overlay
 from omniad.errors import UserError
 from omniad.files import atomic_write, cannot_write
 from omniad.parallel import in_order
+from omniad.wording import count
 
 WRITERS = 4  # threads: drawing and compressing release the interpreter's lock, and the disk is waited for
 SCORES, SKIPPED = "scores.csv", "skipped.csv"
@@ -181,7 +182,8 @@ def _write_images(detector: Detector, prediction: Prediction, out: Path, name: s
 def _tell(detector: Detector, rows: list[Row], out: Path | None) -> None:
     where = f"; results are in {out}/" if out else ""
     if detector.threshold is None:
-        log.info("%d images scored; without a threshold there are no verdicts%s", len(rows), where)
+        log.info("%s scored; without a threshold there are no verdicts%s", count(len(rows), "image"), where)
     else:
         anomalous = sum(row.verdict == "anomalous" for row in rows)
-        log.info("%d images, %d anomalous (score above %.6g)%s", len(rows), anomalous, detector.threshold, where)
+        told = count(len(rows), "image")
+        log.info("%s, %d anomalous (score above %.6g)%s", told, anomalous, detector.threshold, where)

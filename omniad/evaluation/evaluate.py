@@ -43,6 +43,7 @@ from omniad.models.precision import arithmetic
 from omniad.names import MEAN
 from omniad.runs.artifacts import Example, write_curves, write_examples, write_scores
 from omniad.runs.files import MAPS, METRICS_FULL_SIZE, MODEL
+from omniad.runs.files import METRICS as METRICS_FILE
 from omniad.runs.measurements import write_metrics
 from omniad.runs.provenance import hardware, load_run_settings, peak_memory_mib, read_provenance, write_provenance
 from omniad.runs.weights import measured_others, remove_measured
@@ -95,7 +96,8 @@ def evaluate(run_dir: Path, device: torch.device | None = None, keep_maps: bool 
         draws, maps = _evaluate_draws(model, settings, pack, rows, batches)
         return OfClass(draws, maps, pick_examples(rows, pack, maps, draws[0].image_scores))
 
-    evaluate_with(of_class, run_dir, pack.index, device, keep_maps)
+    classes = evaluate_with(of_class, run_dir, pack.index, device, keep_maps)
+    tell_means(str(run_dir / METRICS_FILE), [each.draws[0] for each in classes])
 
 
 def evaluate_with(
@@ -131,6 +133,13 @@ def evaluate_with(
         write_metrics(run_dir, _all_metric_lines(full_size), METRICS_FULL_SIZE)
     write_metrics(run_dir, _all_metric_lines(classes))  # last: its presence means that all others are there
     return classes
+
+
+def tell_means(where: str, results: list[ClassResult]) -> None:
+    """Log the means over classes of the exact metrics, in percent."""
+    means = {name: float(np.mean([one.metrics["exact"].fractions[name] for one in results])) for name in METRICS}
+    told = (f"{name} {'undefined' if math.isnan(mean) else f'{100 * mean:.1f}'}" for name, mean in means.items())
+    log.info("%s: %s", where, ", ".join(told))
 
 
 def _evaluate_classes(
