@@ -88,6 +88,7 @@ def test_fit_is_fast_by_default_and_finds_a_defect(tmp_path, caplog):
         "A memory of good patches on EfficientNet-Lite0 features, for any machine: 8 good images of 1 product: about"
         in told
     )
+    assert "the highest score of 8 good images, each scored as if it were new" in told
     assert "on this CPU" in told and "--preset paper" in told
     pixels = write_image(tmp_path / "test/good.png", seed=0)
     pixels = pixels.copy()
