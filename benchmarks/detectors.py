@@ -21,6 +21,7 @@ from omniad.detector.detector import Detector
 from omniad.detector.fit import fit
 from omniad.evaluation.evaluate import evaluate
 from omniad.runs.files import METRICS, MODEL
+from omniad.wording import count
 
 SEVEN = ("I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AU-PRO")
 TIMED = 64  # images, for the time of one
@@ -90,5 +91,5 @@ def peak_memory() -> int:
 
 def machine() -> str:
     """Where the times were measured, and how busy it was."""
-    where = "a GPU" if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    where = "a GPU" if torch.cuda.is_available() else count(torch.get_num_threads(), "CPU thread")
     return f"{date.today()}, {where}, load average at the start {os.getloadavg()[0]:.1f}"

@@ -2,8 +2,8 @@
 
     python benchmarks/real.py --data MVTEC_AD_FOLDER [--seeds 0 1 2] [--note TEXT ...] [--out docs/results.md]
 
-Works with all or part of MVTec-AD, at any resolution. Differences from the official data set are listed above the
-tables: image counts from config/counts/mvtec.csv, anything else from --note.
+Works with all or part of MVTec-AD, at any resolution; for fewer classes, make a folder of links to them. Differences
+from the official data set are listed above the tables: image counts from config/counts/mvtec.csv, all else from --note.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from omniad.data.counts import read_counts
 from omniad.data.folders import LeftOut
 from omniad.data.layouts import mvtec
 from omniad.reporting.paper import CLASS_CELL, PER_CLASS_FILE, Printed, read_paper
+from omniad.wording import count
 
 KINDS = [Kind("fast: patch memory, Lite0"), Kind("PatchCore, Lite0", method="patchcore")]
 OTHERS = ("MambaAD", "RD4AD", "UniAD", "SimpleNet")  # methods whose printed values are shown
@@ -32,14 +33,14 @@ Made by `python benchmarks/real.py --data FOLDER` ({machine}).
 
 **Not the paper's protocol.** One detector was fitted to {classes} of MVTec-AD's {official} classes; the printed numbers
 are from models for all {official}. Our metrics are the exact ones; the printed ones use another definition (see the
-README). Ours are means over {seeds} seeds{spread}.
+README). Ours are means over {seeds}{spread}.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of classes in MVTec-AD's layout")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--note", nargs="*", default=[], help="further differences, one sentence each")
     parser.add_argument("--out", type=Path, help="file to write; default: print it")
     options = parser.parse_args()
@@ -60,8 +61,8 @@ def main() -> None:
 def head(options: argparse.Namespace, where: str, results: dict[str, list[Result]]) -> str:
     """What was measured, and how it differs from the official protocol."""
     classes = next(iter(results.values()))[0].metrics
-    seeds = len(options.seeds)
-    spread = ", with their standard deviation" if seeds > 1 else ""
+    seeds = count(len(options.seeds), "seed")
+    spread = ", with their standard deviation" if len(options.seeds) > 1 else ""
     text = HEAD.format(machine=where, classes=len(classes), official=OFFICIAL, seeds=seeds, spread=spread)
     differences = [*unofficial_counts(options.data), *options.note]
     return text + ("\nWhat differs from the official classes:\n" + "".join(f"- {each}\n" for each in differences))

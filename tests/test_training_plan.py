@@ -118,6 +118,18 @@ def test_a_full_mambaad_is_refused_where_its_scan_takes_days(settings, monkeypat
     cost.refuse_plain_scan(run.model_copy(update={"model": small, "training": few}), 50, cpu)
 
 
+@pytest.mark.parametrize(("seconds", "fastest", "runs"), [([9, 0.2, 0.1, 0.3], 0.2, 2), ([0.2, 0.3, 0.1, 0.2], 0.1, 4)])
+def test_a_slow_piece_is_timed_once_after_its_warm_up(monkeypatch, seconds, fastest, runs):
+    now, left = [0.0], iter(seconds)
+
+    def piece() -> None:
+        now[0] += next(left)
+
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    assert cost._fastest(piece) == pytest.approx(fastest)
+    assert len(list(left)) == 4 - runs
+
+
 def test_download_and_disk(settings, tmp_path):
     plan = plan_target(settings, "table1", SPEED)
     archive, packs, features = 5_264_982_680, 3629 + 1725, 3629 * 0.92e6

@@ -108,7 +108,8 @@ def _fill(growing: GrowingPack, index: pd.DataFrame, source: SourceSettings) -> 
         shown = "; ".join(notes[:SHOWN]) + ("; ..." if notes[SHOWN:] else "")
         log.warning("%s: %s not two-level: %s", source.title, count(len(notes), "mask is", "masks are"), shown)
     if problems:
-        mend = "remove or replace them" if source.layout == "own" else "fetch them again"
+        them = "it" if len(problems) == 1 else "them"
+        mend = f"remove or replace {them}" if source.layout == "own" else f"fetch {them} again"
         raise UserError(f"{count(len(problems), 'image')} can't be read: {'; '.join(problems)}; {mend}")
 
 
