@@ -239,7 +239,7 @@ def _write_threshold(detector: Detector, index: pd.DataFrame, pack: Pack, quanti
     threshold = threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL))
     write_threshold(detector.run_dir, threshold)
     log.info(
-        "threshold %.6g: %g %% of %d good images, each scored as if it were new, do not exceed it. Next: "
+        "threshold %.6g: at least %g %% of %d good images, each scored as if it were new, do not exceed it. Next: "
         "`omniad predict %s IMAGES --out DIR`",
         threshold.threshold,
         100 * quantile,
