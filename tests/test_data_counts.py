@@ -37,3 +37,10 @@ def test_every_shipped_source_has_counts_and_a_licence():
     for source in load_settings().sources.values():
         assert read_counts(source.counts, source.views) is not None
         assert source.licence
+
+
+def test_a_count_that_is_given_twice_is_told(tmp_path):
+    """Otherwise the last would count."""
+    (tmp_path / "own.csv").write_text("class,split,defect,images\nnut,train,good,3\nnut,train,good,4\n")
+    with pytest.raises(UserError, match=r"own\.csv, line 3: nut, train, good appears twice"):
+        read_counts(str(tmp_path / "own.csv"), [])

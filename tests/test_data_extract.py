@@ -151,7 +151,10 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 
 def test_a_missing_archive_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nothing to extract: .*set\.tar is missing"):
+    with pytest.raises(
+        UserError,
+        match=r"nothing to extract: .*set\.tar is missing; `omniad fetch` gets it, or put its files ",
+    ):
         extract_source(source(tmp_path, "set.tar"))
 
 

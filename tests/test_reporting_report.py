@@ -18,6 +18,7 @@ from reporting_results import (
     write_run,
 )
 
+from omniad.cli import main
 from omniad.config import PAPER_FOLDER, load_settings
 from omniad.reporting.complexity import write_complexity
 from omniad.reporting.paper import read_paper
@@ -81,6 +82,17 @@ def test_without_runs_every_table_shows_print_and_what_to_type(nothing_run):
         assert f"`snakemake --cores all {name} --configfile " in text
     assert "`snakemake --cores all figures --configfile " in text
     assert "`snakemake --cores all complexity --configfile " in text
+
+
+def test_the_configuration_that_the_commands_name_is_there_but_never_replaced(tmp_path):
+    own, snapshot = tmp_path / "own.yaml", tmp_path / "results" / "config.yaml"
+    own.write_text(f"results: {tmp_path}/results\nseeds: [7]\n")
+    assert main(["report", "--config", str(own)]) == 0
+    assert f"table4 --configfile {snapshot}`" in (tmp_path / "results" / "report.md").read_text()
+    assert load_settings(snapshot) == load_settings(own)
+    snapshot.write_text("the workflow's")
+    assert main(["report", "--config", str(own)]) == 0
+    assert snapshot.read_text() == "the workflow's"
 
 
 @pytest.mark.parametrize("report", ["nothing_run", "miniature"])

@@ -6,13 +6,19 @@ import argparse
 from pathlib import Path
 
 from omniad.commands.parser import Commands
-from omniad.config import project_settings
+from omniad.config import project_settings, snapshot_file, snapshot_text
+from omniad.files import atomic_write
 
 
 def report(options: argparse.Namespace) -> None:
     from omniad.reporting.report import write_report
 
-    file = write_report(project_settings(*options.config))
+    settings = project_settings(*options.config)
+    file = write_report(settings)
+    snapshot = Path(snapshot_file(settings.results))
+    if not snapshot.exists():  # the report's commands name it; one of the workflow's may be in use
+        with atomic_write(snapshot) as lines:
+            lines.write(snapshot_text(settings))
     print(f"Written: {file} and {file.with_suffix('.html').name}")
 
 
@@ -44,7 +50,7 @@ def add_commands(commands: Commands) -> None:
         "write tables, figures, report.md and report.html from the finished runs",
         "",
         reads="the finished runs in the results folder, and the printed numbers (config/paper/)",
-        writes="report.md, report.html, tables and figures in the results folder",
+        writes="report.md, report.html, tables and figures in the results folder; config.yaml if there is none",
     )
 
     sub = commands.add(

@@ -30,4 +30,6 @@ def add_commands(commands: Commands) -> None:
         reads="the run folders, their locks and logs, and Slurm's queue where there is one",
         writes="nothing; prints a line per run: not started, queued, running, stopped, trained, done or failed",
     )
-    sub.add_argument("target", metavar="TARGET", help="table1 ... table7, ablations, figures, all, ...")
+    sub.add_argument(
+        "target", metavar="TARGET", help="table1 ... table7, ablations, figures, field, all, ... (README.md lists them)"
+    )

@@ -31,7 +31,7 @@ def plan(options: argparse.Namespace) -> None:
 
         device, busy = pick_device(), other_load()
         speed, plain_scan = measured_speed(device), plain_scan_speed(device)
-        note = ", which is busy with other programs: repeat when it is idle" if busy else ""
+        note = "; other programs keep it busy: repeat when it is idle" if busy else ""
         processor = f"this machine's {'CPU' if device.type == 'cpu' else 'GPU'} (measured over a few steps{note})"
     print(plan_text(options.target, plan_target(settings, options.target, speed, plain_scan), processor))
 
@@ -68,6 +68,6 @@ def add_commands(commands: Commands) -> None:
         writes="nothing; prints a table: trainings, hours, download and disk still needed",
     )
     sub.add_argument(
-        "target", metavar="TARGET", help="table1 ... table7, ablations, figures, table1_released, table1_baselines, all"
+        "target", metavar="TARGET", help="table1 ... table7, ablations, figures, field, all, ... (README.md lists them)"
     )
     sub.add_argument("--card", metavar="NAME", help="estimate for this GPU instead of measuring here (A100, H100, ...)")

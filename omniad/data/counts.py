@@ -86,11 +86,17 @@ def read_counts(name: str, views: Sequence[str]) -> Counts | None:
             reader = csv.DictReader(lines)
             if reader.fieldnames != COLUMNS:
                 raise UserError(wrong)
-            return {(row["class"], row["split"], row["defect"]): int(row["images"]) for row in reader}
+            lines_read = [((row["class"], row["split"], row["defect"]), int(row["images"])) for row in reader]
     except FileNotFoundError:
         raise UserError(f"{file}: no such table of counts; name one in config/counts/ or a CSV file") from None
     except (ValueError, TypeError, csv.Error):
         raise UserError(wrong) from None
+    counts: dict[tuple[str, str, str], int] = {}
+    for number, (key, images) in enumerate(lines_read, start=2):
+        if key in counts:
+            raise UserError(f"{file}, line {number}: {', '.join(key)} appears twice; remove one of the two lines")
+        counts[key] = images
+    return counts
 
 
 def differences(images: Iterable[tuple[str, str, int, str]], expected: Counts) -> list[str]:

@@ -62,7 +62,8 @@ def extract_source(source: DownloadSettings) -> None:
     files = remote_files(source)
     absent = [str(file.path) for file in files if not file.path.is_file()]
     if absent or not files:
-        raise UserError(f"{source.title}: nothing to extract: {', '.join(absent) or 'no archive is known'} is missing")
+        what = f"{', '.join(absent)} is missing; `omniad fetch` gets it" if absent else "no archive is known"
+        raise UserError(f"{source.title}: nothing to extract: {what}, or put its files into {folder}/")
     temporary = folder.with_name(f".{folder.name}.extracting")
     with locked(folder):
         try:

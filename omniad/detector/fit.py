@@ -241,14 +241,11 @@ def _write_threshold(detector: Detector, index: pd.DataFrame, pack: Pack, quanti
     threshold = make_threshold(scores, medians, rows["class"].tolist(), quantile)
     threshold = threshold._replace(model_sha256=sha256_file(detector.run_dir / MODEL))
     write_threshold(detector.run_dir, threshold)
-    how = (
-        "each scored as if it were new"
-        if bool(np.any(rows["member"].to_numpy() >= 0))
-        else "which the model has not seen"
-    )
-    good = f"{count(threshold.images, 'good image')}, {how}"
+    as_new = bool((rows["member"].to_numpy() >= 0).any())
+    good = f"{count(threshold.images, 'good image')}, "
+    good += "each scored as if it were new" if as_new else "which the model has not seen"
     highest = threshold.threshold == scores.max()  # as of fewer than 100 images, with the default quantile
-    made = f"the highest score of {good}" if highest else f"{100 * quantile:g} % of {good}, do not exceed it"
+    made = f"the highest score of {good}" if highest else f"at least {100 * quantile:g} % of {good}, do not exceed it"
     log.info("threshold %.6g: %s", threshold.threshold, made)
     log.info("Next: `omniad predict %s IMAGES --out DIR`", detector.run_dir)
     return threshold
