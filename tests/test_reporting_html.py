@@ -297,9 +297,3 @@ def test_nothing_is_wider_than_the_screen_and_no_error_is_logged(page, width):
     assert page.get_log("browser") == []
     broken = "return [...document.images].filter(i => i.src && i.complete && !i.naturalWidth).length"
     assert page.execute_script(broken) == 0
-
-
-def test_a_command_in_a_sentence_can_be_copied_from_both_reports():
-    sentence = "Not run: [x](y). To run it: `snakemake all --config datasets='[mvtec,mvtec_ad_2]'`"
-    assert markdown(sentence) == sentence.replace("[x]", r"\[x\]")
-    assert inline(markdown(sentence)).endswith("datasets=&#39;[mvtec,mvtec_ad_2]&#39;</code>")
