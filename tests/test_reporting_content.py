@@ -12,6 +12,7 @@ from omniad.reporting.classes import both_definitions, class_tables, write_class
 from omniad.reporting.costs import costs, spent
 from omniad.reporting.outcome import oracles
 from omniad.reporting.records import HEAD, record, versions, write_records
+from omniad.reporting.render import inline, markdown
 from omniad.reporting.seeds import summarise
 from omniad.runs.finished import finished_runs
 from omniad.runs.measurements import collect
@@ -214,3 +215,9 @@ def test_a_damaged_provenance_is_named(settings, tmp_path):
     (folder / "provenance.json").write_text("{")
     with pytest.raises(UserError, match=r"provenance\.json: damaged"):
         finished_runs(tmp_path)
+
+
+def test_a_command_in_a_sentence_can_be_copied_from_both_reports():
+    sentence = "Not run: [x](y). To run it: `snakemake all --config datasets='[mvtec,mvtec_ad_2]'`"
+    assert markdown(sentence) == sentence.replace("[x]", r"\[x\]")
+    assert inline(markdown(sentence)).endswith("datasets=&#39;[mvtec,mvtec_ad_2]&#39;</code>")

@@ -51,7 +51,7 @@ def test_every_class_is_printed_with_seven_metrics(per_class):
         (dataset, row, name, metric)
         for dataset in ("mvtec", "visa")
         for name in {class_ for class_, _, _ in read_counts(dataset, []) or {}}
-        for row in ("RD4AD", "UniAD", "SimpleNet", "DeSTSeg", "DiAD", "MambaAD", "Dinomaly")
+        for row in ("RD4AD", "UniAD", "SimpleNet", "DeSTSeg", "DiAD", "MambaAD", "Dinomaly-B")
         for metric in SEVEN
     }
     assert set(per_class) == expected
@@ -137,6 +137,14 @@ def test_a_printed_number_that_no_table_shows_is_told(tmp_path, right, typo, mes
     assert text.count(right) == 1
     (folder / "table4.csv").write_text(text.replace(right, typo))
     with pytest.raises(UserError, match=rf"table4\.csv, {message}"):
+        check_paper(load_settings(), folder)
+
+
+@pytest.mark.parametrize("name", [PER_CLASS_FILE, "other_methods.csv"])
+def test_the_files_that_several_tables_use_are_checked_too(tmp_path, name):
+    folder = shutil.copytree(PAPER_FOLDER, tmp_path / "paper")
+    (folder / name).write_text((folder / name).read_text().replace("mvtec,RD4AD,", "mvtec,RD4,"))
+    with pytest.raises(UserError, match=rf"{name}, line 2: row of mvtec: unknown 'RD4'; choose from: RD4AD"):
         check_paper(load_settings(), folder)
 
 

@@ -7,7 +7,7 @@ from omniad.config import Settings, check_settings, load_settings
 from omniad.reporting.cells import signed
 from omniad.reporting.layout import Grid, lay_out
 from omniad.reporting.missing import command, missing
-from omniad.reporting.render import csv_lines, inline, latex, markdown
+from omniad.reporting.render import csv_lines, latex, markdown
 from omniad.reporting.tables import Table, build_tables, find
 from omniad.runs.finished import finished_runs
 from omniad.runs.measurements import collect
@@ -256,12 +256,6 @@ def test_the_csv_holds_both_definitions_and_compares_one(tmp_path):
     ]
     found = [(line["column"], line["variant"], line["ours"], line["status"]) for line in csv_lines(costs)]
     assert found[:2] == [("parameters", "released", "29.926912", "counted"), ("parameters", "equations", "", "not run")]
-
-
-def test_a_command_in_a_sentence_can_be_copied_from_both_reports():
-    sentence = "Not run: [x](y). To run it: `snakemake all --config datasets='[mvtec,mvtec_ad_2]'`"
-    assert markdown(sentence) == sentence.replace("[x]", r"\[x\]")
-    assert inline(markdown(sentence)).endswith("datasets=&#39;[mvtec,mvtec_ad_2]&#39;</code>")
 
 
 def test_commands_name_what_the_configuration_leaves_out(tmp_path):
