@@ -60,7 +60,7 @@ def test_a_wrong_name_is_told_before_anything_starts(classes, told):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("datasets: 3", "'datasets' should be a valid list, not 3"),
+        ("datasets: 3", r"'datasets' should be a list, as \[3\], not 3"),
         ("datasets: [mvtec]\nsources: {mvtec: 3}", "'sources.mvtec' should be .* not 3"),
     ],
 )

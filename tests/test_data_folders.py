@@ -154,7 +154,7 @@ def test_a_fifo_that_a_list_names_does_not_hang(tmp_path):
     (folder / "split_csv").mkdir(parents=True)
     os.mkfifo(folder / "0.JPG")
     (folder / "split_csv/1cls.csv").write_text("object,split,label,image,mask\ncandle,train,normal,0.JPG,\n")
-    with pytest.raises(UserError, match=r"1 not a regular file but a FIFO: 0\.JPG"):
+    with pytest.raises(UserError, match=r"Not a regular file but a FIFO \(1\): 0\.JPG"):
         write_index(SourceSettings(title="Set", layout="visa", folder=str(folder)), tmp_path / "index.csv")
 
 

@@ -202,7 +202,7 @@ def test_broken_images_are_all_named(tmp_path):
     with pytest.raises(UserError) as told:
         fit(folder, tmp_path / "run", epochs=1, settings=TINY)
     assert "Remove or replace these files" in str(told.value)
-    assert "1 empty: 001.png" in str(told.value) and "1 not readable as an image: 002.png" in str(told.value)
+    assert "Empty (1): 001.png" in str(told.value) and "Not readable as an image (1): 002.png" in str(told.value)
 
 
 def test_another_run_is_not_overwritten(tmp_path):
