@@ -25,19 +25,23 @@ LOOKED_AT = 100  # images whose size tells how large they are
 log = logging.getLogger(__name__)
 
 
-def announce(run: RunSettings, index: pd.DataFrame, pack: Pack, about: str, on_cpu: bool) -> None:
+def announce(run: RunSettings, index: pd.DataFrame, pack: Pack, about: str, on_cpu: bool, begun: bool) -> None:
     """Log it.
 
     Args:
         index: a row an image.
         pack: of the images, or of the training images' tiles.
         about: a description of the detector.
+        on_cpu: whether it runs on a CPU, where the time can be estimated.
+        begun: whether an earlier call did some of it, or all, so that the time of the rest is not known.
     """
     images, rows = (Counter(each["split"])["train"] for each in (index, pack.index))
     epochs, scored = epochs_of(run), len(images_for_threshold(index, METHODS[run.model.method].leaves_out))
     products = index.loc[index["split"] == "train", "class"].nunique()
     steps = f"; {epochs} epochs, {epochs * (rows // run.training.batch_size)} steps" if epochs else ""
-    if on_cpu:
+    if begun:
+        time = "no estimate, because an earlier call began here"
+    elif on_cpu:
         time = _time(run, rows, scored * rows // images)
     else:
         time = "an estimate of the time follows after the first epoch" if epochs else "at most minutes on this GPU"
@@ -45,7 +49,7 @@ def announce(run: RunSettings, index: pd.DataFrame, pack: Pack, about: str, on_c
     log.info("%s: %d good images of %s%s%s: %s", about[0].upper() + about[1:], images, of, _kept(index), steps, time)
     if run.model.method == choose(DEFAULT).settings.model.method:
         log.info("(`--preset paper` is the paper's model, which takes longer to train.)")
-    if not run.tiles:
+    if not (run.tiles or begun):
         _advise_tiles(run, index, scored, on_cpu)
 
 

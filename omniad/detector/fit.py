@@ -44,7 +44,7 @@ from omniad.models import build_model
 from omniad.models.checkpoint import METHODS
 from omniad.models.encoder import check_entries, read_entries
 from omniad.names import name_problem
-from omniad.runs.files import CONFIG, MODEL, PREPARED, THRESHOLD
+from omniad.runs.files import CONFIG, MODEL, PREPARED, STATE, THRESHOLD
 from omniad.runs.provenance import load_run_settings
 from omniad.training.train import train
 from omniad.wording import count
@@ -118,7 +118,7 @@ def fit(
     get_weights(run)
     run, index, pack = _prepare(run, epochs, chosen.steps)
     device = pick_device()
-    announce(run, index, pack, chosen.about, on_cpu=device.type == "cpu")
+    announce(run, index, pack, chosen.about, on_cpu=device.type == "cpu", begun=(run_dir / STATE).is_dir())
     train(run, seed, run_dir, device, pack=pack)
     (run_dir / THRESHOLD).unlink(missing_ok=True)  # an old one, if any: the detector is loaded without it
     detector = Detector(run_dir, device)
