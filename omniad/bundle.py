@@ -110,7 +110,7 @@ def _run_name(folder: Path) -> str:
     absent = [name for name in NEEDED if not (folder / name).is_file()]
     if absent:
         raise UserError(
-            f"{folder}: not a finished run: {', '.join(absent)} is missing; train it, then run `omniad evaluate`"
+            f"{folder}: not a finished run: it has no {', '.join(absent)}; train it, then run `omniad evaluate`"
         )
     settings, facts = load_run_settings(folder), read_provenance(folder)
     if problem := measured_others(folder, facts, thorough=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -10,7 +9,7 @@ import sys
 
 import omniad
 from omniad.commands import data, doctor, evaluation, images, models, reporting, runs, settings, training
-from omniad.commands.parser import Commands
+from omniad.commands.parser import Commands, Parser
 from omniad.devices import is_out_of_memory
 from omniad.errors import UserError
 from omniad.files import in_one_line
@@ -66,8 +65,8 @@ def _in_one_line(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {reason}; this is a bug: repeat with --debug and report the traceback"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    parser = Parser(
         prog="omniad", description="Omni-AD, multi-class anomaly detection: every step of the reproduction by hand."
     )
     parser.add_argument("--version", action="version", version=f"omniad {omniad.__version__}")

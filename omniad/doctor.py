@@ -58,7 +58,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if not settings.sources:
         yield Finding("data sets", "missing", "none are configured outside a checkout, and your own images need none")
     for name, source in settings.sources.items():
-        yield _data_set(name, source)
+        found = _data_set(name, source)
+        if found.state == "missing" and name not in settings.datasets:
+            found = found._replace(text=f"{found.text} (optional: no table needs it)")
+        yield found
     yield from _weights(settings)
     yield from _textures(settings)
 

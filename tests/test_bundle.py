@@ -107,7 +107,7 @@ def test_twice_is_once_and_another_run_in_the_place_is_kept(run, tmp_path):
 
 def test_what_is_no_finished_run_is_told(run, tmp_path):
     (run / "metrics.csv").unlink()
-    with pytest.raises(UserError, match=r"metrics\.csv is missing; train it, then run `omniad evaluate`"):
+    with pytest.raises(UserError, match=r"it has no metrics\.csv; train it, then run `omniad evaluate`"):
         bundle([run], tmp_path / "b.zip")
     assert not (tmp_path / "b.zip").exists()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from file_server import FileServer, serve
 
-from omniad.config import SourceSettings, load_settings, merge, run_settings
+from omniad.config import Settings, SourceSettings, load_settings, merge, run_settings
 from omniad.data import preflight as preflighting
 from omniad.data.preflight import preflight
 from omniad.errors import UserError
@@ -79,6 +79,13 @@ def test_all_that_is_missing_is_told_at_once(tmp_path, monkeypatch):
     ):
         assert part in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_own_data_set_without_an_address_is_told_by_its_folder(tmp_path):
+    absent = {"title": "My parts", "layout": "mvtec", "folder": str(tmp_path / "parts")}
+    settings = Settings.model_validate({"datasets": ["parts"], "sources": {"parts": absent}})
+    with pytest.raises(UserError, match=r"My parts: \S+/parts/ is missing or empty; put its files into \S+/parts/"):
+        preflight(settings.sources, [], settings.data)
 
 
 def test_a_runs_own_weights_and_textures_are_told_together(tmp_path):

@@ -148,7 +148,7 @@ def test_a_run_folder_is_the_same_however_it_is_named_and_wherever_it_is_moved(f
 @pytest.mark.parametrize("epochs", [10**12])
 def test_epochs_beyond_reason_are_refused(tmp_path, epochs):
     folder = write_images(tmp_path / "bolts", 4)
-    with pytest.raises(UserError, match=r"omniad fit: 'training\.epochs' must be at most 1,000,000"):
+    with pytest.raises(UserError, match=r"fit: 'training\.epochs' must be at most 1,000,000"):
         fit(folder, tmp_path / "run", epochs=epochs, settings=TINY)
 
 
@@ -194,6 +194,19 @@ def test_mistakes_are_told_in_one_line_before_anything_is_made(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not Path("run/model.safetensors").exists()
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match="run: is a file; name a folder for the run with --out"):
+        fit(write_images(tmp_path / "bolts", 4), tmp_path / "run", epochs=1, settings=TINY)
+
+
+def test_epochs_of_a_method_that_does_not_train_are_said_to_have_no_effect(tmp_path, caplog):
+    memory = TINY.model_copy(update={"model": TINY.model.model_copy(update={"method": "patch-memory"})})
+    with caplog.at_level("INFO"):
+        fit(write_images(tmp_path / "bolts", 4), tmp_path / "run", epochs=3, settings=memory)
+    assert "patch-memory does not train: --epochs has no effect" in caplog.text
 
 
 def test_broken_images_are_all_named(tmp_path):

@@ -116,6 +116,27 @@ def test_help_needs_no_heavy_import(command):
     assert "Example" in answer.stdout or command == "--help"
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("fit bolts --out run --epochs two", "omniad fit: argument --epochs: must be a whole number, not 'two'"),
+        ("fit bolts --out run --quantile high", "omniad fit: argument --quantile: must be a number, not 'high'"),
+        ("fit bolts --out run --preset fats", "omniad fit: argument --preset: invalid choice: 'fats'"),
+        (
+            "miniature --layout mvtec --folder mini --seed -1",
+            "omniad miniature: argument --seed: must be between 0",
+        ),
+        ("fit bolts", "omniad fit: the following arguments are required: --out (see `omniad fit --help`)"),
+        ("fitt bolts", "omniad: argument COMMAND: invalid choice: 'fitt'"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(command, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(shlex.split(command))
+    error = capsys.readouterr().err
+    assert error.startswith(message) and error.count("\n") == 1
+
+
 def test_without_a_command_the_help_is_shown(capsys):
     assert main([]) == 2
     assert "predict" in capsys.readouterr().err

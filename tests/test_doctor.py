@@ -67,6 +67,15 @@ def test_a_data_set_that_is_not_there_is_told_with_its_address(settings):
     assert "`omniad fetch mini`" in found.text and "https://example.org/mini.tar" in found.text
 
 
+def test_a_data_set_that_no_table_needs_is_told_to_be_optional(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = findings(load_settings())
+    assert {name for name, finding in found.items() if "no table needs it" in finding.text} == {
+        "MVTec AD 2",
+        "MVTec LOCO AD",
+    }
+
+
 def test_an_archive_that_waits_to_be_extracted_is_told(settings, tmp_path):
     (tmp_path / "mini.tar").write_bytes(b"")
     source = settings.sources["mini"].model_copy(

@@ -230,6 +230,24 @@ def test_best_of_a_table_needs_all_its_runs(tmp_path):
     assert (result.status, result.shows) == ("undecided", "86.4 against 86.4")
 
 
+def test_a_row_that_was_added_to_a_table_changes_no_claim_of_the_paper(tmp_path):
+    settings = paper_settings(tmp_path)
+    table = settings.tables["table4"]
+    counts = {("table4", row.label, "released"): {"parameters": 30.0, "FLOPs": 11.0} for row in table.rows}
+    for run in ("default", "tokens_16", "tokens_36", "tokens_100"):
+        write_seeds(settings, run, "mAD", (86.1, 86.2))
+    before = check(settings, counts=counts)
+    assert before["tokens_comparable_complexity"].measured.status == "holds"
+
+    more = table.rows[0].model_copy(update={"label": "144", "run": "only_q"})
+    changed = settings.tables | {"table4": table.model_copy(update={"rows": [*table.rows, more]})}
+    counts["table4", "144", "released"] = {"parameters": 40.0, "FLOPs": 20.0}
+    write_seeds(settings, "only_q", "mAD", (99.8, 99.9))
+    after = check(settings.model_copy(update={"tables": changed}), counts=counts)
+    for name in ("tokens_robust", "tokens_best", "tokens_comparable_complexity"):
+        assert (after[name].printed, after[name].measured) == (before[name].printed, before[name].measured)
+
+
 def test_a_miniature_is_not_judged(tmp_path):
     settings = miniature_settings(tmp_path)
     for run in ("no_learnable", "only_q"):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omniad.commands.parser import Commands
+from omniad.commands.parser import Commands, seed
 from omniad.config import known, load_settings, project_settings, run_settings
 from omniad.files import atomic_write
 
@@ -114,7 +114,7 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument("--layout", required=True, choices=LAYOUTS, help="the data set to imitate")
     sub.add_argument("--folder", required=True, type=Path, help="created if missing; existing files are replaced")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the images and defects (default: %(default)s)")
+    sub.add_argument("--seed", type=seed, default=0, help="seed of the images and defects (default: %(default)s)")
 
     sub = commands.add_configured(
         "index",

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from omniad.commands.parser import Commands, seed
+from omniad.commands.parser import Commands, number, seed, whole_number
 from omniad.config import TileSettings
 from omniad.detector.presets import DEFAULT, PRESETS
 from omniad.errors import UserError
@@ -52,17 +52,17 @@ def export(options: argparse.Namespace) -> None:
 
 
 def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    value = whole_number(text)
+    if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    return value
 
 
 def finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
+    value = number(text)
+    if not math.isfinite(value):
         raise argparse.ArgumentTypeError("must be a finite number")
-    return number
+    return value
 
 
 def add_preset(sub: argparse.ArgumentParser, default: str | None) -> None:
@@ -98,7 +98,7 @@ def add_commands(commands: Commands) -> None:
     )
     sub.add_argument(
         "--quantile",
-        type=float,
+        type=number,
         default=0.99,
         help="share of the good images that must not exceed the threshold (default: %(default)s)",
     )
@@ -111,17 +111,20 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--seed", type=seed, default=0, help="seed of all random draws (default: %(default)s)")
     sub.add_argument(
         "--tile",
-        type=int,
+        type=whole_number,
         metavar="PIXELS",
         help="cut images into tiles of this side instead of resizing them",
     )
     default = TileSettings()
     sub.add_argument(
-        "--overlap", type=int, metavar="PIXELS", help=f"overlap of neighbouring tiles (default: {default.overlap})"
+        "--overlap",
+        type=whole_number,
+        metavar="PIXELS",
+        help=f"overlap of neighbouring tiles (default: {default.overlap})",
     )
     sub.add_argument(
         "--scale",
-        type=float,
+        type=number,
         metavar="FACTOR",
         help=f"scale the images before cutting them (default: {default.scale:g})",
     )

@@ -1,19 +1,43 @@
-"""Add commands, each with a sentence, what it reads and writes, an example and `--debug`."""
+"""The command line: errors in one line; commands with what each reads and writes, an example and `--debug`."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import NoReturn
 
 MOST_SEED = 2**63 - 1  # the largest that PyTorch takes
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells an error in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+
+def whole_number(text: str) -> int:
+    """`int`, for `type=`, with an error that says what is wanted."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not '{text}'") from None
+
+
+def number(text: str) -> float:
+    """`float`, likewise."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not '{text}'") from None
+
+
 def seed(text: str) -> int:
     """A random generator's seed, for `type=`."""
-    number = int(text)
-    if not 0 <= number <= MOST_SEED:
+    value = whole_number(text)
+    if not 0 <= value <= MOST_SEED:
         raise argparse.ArgumentTypeError(f"must be between 0 and {MOST_SEED}")
-    return number
+    return value
 
 
 class Commands:

@@ -37,7 +37,7 @@ def fetch_named(settings: Settings, name: str) -> list[dict[str, Any]]:
     """
     downloads = {**settings.downloads, **settings.sources}
     weights = weight_files(settings.data)
-    known(name, [*downloads, *weights], "omniad fetch")
+    known(name, [*downloads, *weights], "fetch")
     return fetch_archives(downloads[name]) if name in downloads else [fetch(weights[name])]
 
 

@@ -96,7 +96,8 @@ def _wanted_archives(source: DownloadSettings) -> list[_Wanted]:
         return []
     place = f"put its files into {source.folder}/"
     if not files:
-        raise UserError(f"{source.title}: {source.folder}/ is missing or empty; get it from {source.url}, {place}")
+        where = f"get it from {source.url} and " if source.url else ""
+        raise UserError(f"{source.title}: {source.folder}/ is missing or empty; {where}{place}")
     what = ", ".join(str(file.path) for file in absent[:3]) + (f", ... ({len(absent)} files)" if absent[3:] else "")
     by_hand = f"Get it from {source.url or 'its owner'} and put {what} in place, or {place}"
     if source.hub:

@@ -116,6 +116,8 @@ def fit(
     _check_run_dir(run_dir, run)
     own.read(run.source, LeftOut())  # before anything is fetched: is there an image?
     get_weights(run)
+    if epochs and METHODS[run.model.method].training_free:
+        log.info("%s does not train: --epochs has no effect", run.model.method)
     run, index, pack = _prepare(run, epochs, chosen.steps)
     device = pick_device()
     announce(run, index, pack, chosen.about, on_cpu=device.type == "cpu", begun=(run_dir / STATE).is_dir())
@@ -158,7 +160,7 @@ def _with_tiles(run: RunSettings, tile: int | None, overlap: int | None, scale: 
         raise UserError("--overlap and --scale need tiles: also give the tiles' side (--tile 256)")
     data = validate(DataSettings, run.data.model_dump() | {"image_size": tile}, f"a tile of {tile} pixels", ("data",))
     given = {name: value for name, value in (("overlap", overlap), ("scale", scale)) if value is not None}
-    tiles = validate(TileSettings, given, "omniad fit", ("tiles",))
+    tiles = validate(TileSettings, given, "fit", ("tiles",))
     check_overlap(tile, tiles.overlap)
     if run.training.evaluate_every:
         raise UserError(
@@ -169,6 +171,8 @@ def _with_tiles(run: RunSettings, tile: int | None, overlap: int | None, scale: 
 
 def _check_run_dir(run_dir: Path, run: RunSettings) -> None:
     """Refuse a folder that holds another run: its files would be lost."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir}: is a file; name a folder for the run with --out")
     if not (run_dir / CONFIG).exists():
         return
     there = load_run_settings(run_dir)
@@ -213,7 +217,7 @@ def _prepare(run: RunSettings, epochs: int | None, steps: int) -> tuple[RunSetti
     images = Counter(rows["split"])["train"]
     batch_size = min(run.training.batch_size, images)
     training = {"batch_size": batch_size, "epochs": epochs or default_epochs(steps, images // batch_size)}
-    checked = validate(TrainingSettings, run.training.model_dump() | training, "omniad fit", ("training",))
+    checked = validate(TrainingSettings, run.training.model_dump() | training, "fit", ("training",))
     try:
         pack = open_pack(run.pack_folder, rows)
     except UserError:  # none yet, or of other images

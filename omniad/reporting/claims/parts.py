@@ -63,7 +63,7 @@ def _above(source: Source, check: Above, column: str) -> Part:
     own = _needed(source.get(check.row, column))
     rows = source.rows()
     group = rows[check.row].group
-    labels = check.than or [label for label in rows if label != check.row and rows[label].group == group]
+    labels = check.than or [label for label in source.all_labels() if label != check.row and rows[label].group == group]
     others = [other for other in (source.get(label, column) for label in labels) if other is not None]
     if not others:
         raise Absent(NOT_PRINTED)
@@ -107,7 +107,7 @@ def _increasing(source: Source, check: Increasing, column: str) -> Part:
 
 def _range(source: Source, check: Range, column: str) -> Part:
     """At most: all pairs of rows are so close; at least: one pair is so far apart."""
-    values = [_needed(source.get(row, column)) for row in check.rows or source.rows()]
+    values = [_needed(source.get(row, column)) for row in check.rows or source.all_labels()]
     width = max(value.value for value in values) - min(value.value for value in values)
     text, pairs = f"{column} {width:.1f}", list(itertools.combinations(values, 2))
     if check.at_most is not None:

@@ -34,6 +34,11 @@ class Source:
         rows = self.table.rows if self.table else ()
         return {row.label: row for row in rows if row.dataset == self.dataset}
 
+    def all_labels(self) -> list[str]:
+        """Of the rows that a claim about "all" means: not those that were added here to a printed table."""
+        printed = {row.label for row in self.table.rows if row.printed} if self.table else set()
+        return [label for label in self.rows() if label in printed or not printed]
+
     def get(self, label: str, column: str) -> Estimate | None:
         """A row's number; None where the paper prints a dash and nothing was run."""
         row = self.rows()[label]
