@@ -96,11 +96,11 @@ def test_a_method_that_trains_holds_whole_images_out(tmp_path):
         (["--tile", "100"], "'data.image_size' should be a multiple of 32, not 100"),
         (
             ["--tile", "128"],
-            "2 images can't be cut into tiles: 0.png (90x100 pixels, smaller than a tile of 128; use",
+            "2 images can't be cut into tiles: 0.png, 1.png (90x100 pixels, smaller than a tile of 128; use",
         ),
         (
             ["--tile", "64", "--scale", "0.5"],
-            "0.png (45x50 pixels at scale 0.5, smaller than a tile of 64;",
+            "0.png, 1.png (45x50 pixels at scale 0.5, smaller than a tile of 64;",
         ),
         (["--overlap", "16"], "--overlap and --scale need tiles: also give the tiles' side (--tile 256)"),
     ],

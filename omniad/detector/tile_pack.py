@@ -24,7 +24,7 @@ from omniad.files import in_one_line
 from omniad.parallel import in_order, usable_cores
 from omniad.wording import count
 
-SHOWN = 5  # images in a message
+SHOWN = 5  # reasons, and images of each, in a message
 READERS = 4  # threads that decode ahead: more images than these are never in memory
 
 log = logging.getLogger(__name__)
@@ -48,15 +48,18 @@ def tile_index(run: RunSettings, tiles: TileSettings, index: pd.DataFrame) -> pd
         UserError: images of any split are smaller than a tile, which are named, or the overlap is not below its side.
     """
     side, sizes = run.data.image_size, image_sizes(run.source.folder, index["image"])
-    problems = [
-        f"{image} ({problem})"
-        for image, size in zip(index["image"], sizes, strict=True)
-        if (problem := size_problem(size, side, tiles.scale))
-    ]
+    problems: dict[str, list[str]] = {}
+    for image, size in zip(index["image"], sizes, strict=True):
+        if problem := size_problem(size, side, tiles.scale):
+            problems.setdefault(problem, []).append(image)
     if problems:
-        more = "; ..." if problems[SHOWN:] else ""
-        images = count(len(problems), "image")
-        raise UserError(f"{run.source.folder}: {images} can't be cut into tiles: {'; '.join(problems[:SHOWN])}{more}")
+        told = [
+            f"{', '.join(images[:SHOWN])}{', ...' if images[SHOWN:] else ''} ({problem})"
+            for problem, images in problems.items()
+        ]
+        more = "; ..." if told[SHOWN:] else ""
+        images = count(sum(map(len, problems.values())), "image")
+        raise UserError(f"{run.source.folder}: {images} can't be cut into tiles: {'; '.join(told[:SHOWN])}{more}")
     counts = [tile_count(size, side, tiles) for size in sizes]
     repeats = [number if split == "train" else 0 for split, number in zip(index["split"], counts, strict=True)]
     return index.loc[index.index.repeat(repeats)].reset_index(drop=True)
