@@ -12,7 +12,7 @@ demo: $(SETUP)  ## the whole paper in miniature: results/demo/report.md
 	@echo "Read results/demo/report.md"
 
 test: $(SETUP)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slurm: $(SETUP)  ## on a real Slurm cluster that it starts on this machine (as root; installs slurm-wlm and munge)
 	$(BIN)/python -m pytest tests/slurm -W default $(PYTEST)

@@ -48,6 +48,9 @@ CASES = {
 }
 
 
+SLOW = ("diad", "mambaad")  # whichever of their checks comes first trains the model
+
+
 def test_every_method_is_listed():
     assert CASES.keys() == METHODS.keys()
 
@@ -55,7 +58,12 @@ def test_every_method_is_listed():
 @pytest.mark.parametrize(
     ("method", "check"),
     [
-        pytest.param(method, check, id=f"{method}-{check.__name__.removeprefix('check_')}")
+        pytest.param(
+            method,
+            check,
+            id=f"{method}-{check.__name__.removeprefix('check_')}",
+            marks=[pytest.mark.slow] if method in SLOW else [],
+        )
         for method, case in CASES.items()
         for check in checks_of(case)
     ],

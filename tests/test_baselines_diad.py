@@ -252,6 +252,7 @@ def test_too_small_images_are_told(small):
         small.encode(torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_from_either_stage(tmp_path, monkeypatch):
     """The autoencoder is trained for two epochs of two steps, then features are kept; a kill in each stage."""
     run = changed(tiles_run(tmp_path / "data"), epochs=4, decay_at=0.5, learning_rate=0.001)

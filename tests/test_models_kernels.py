@@ -92,6 +92,7 @@ def largest_errors(device):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux alone")
 def test_interpreted_on_a_cpu():
     """In a process of its own: Triton asks when it is imported whether to interpret."""
