@@ -33,10 +33,10 @@ clean-demo:
 
 # The stamp is written last, so an interrupted installation is never mistaken for a complete one.
 $(SETUP): requirements.lock pyproject.toml
-	@echo "Setting up .venv (5 to 7 GB; one to four minutes) ..."
+	@echo "Setting up .venv (7 GB; one to four minutes) ..."
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	  uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock && \
 	  uv pip install --quiet --python $(BIN)/python --no-deps -e . ; \
 	else \
 	  $(PYTHON) -m venv .venv && \
