@@ -43,7 +43,9 @@ onstart:
         if on_cluster():
             steps = {step_name(job.rule.name, *job.wildcards) for job in waiting}
             for left in cancel_leftovers(Path.cwd(), steps):
-                print(f"Slurm job {left.id} left by an earlier, killed call: cancelled ({left.step})", file=sys.stderr)
+                print(
+                    f"Slurm job {left.id} left by an earlier, killed call: cancelled ({left.step})", file=sys.stderr
+                )
     except UserError as error:
         raise WorkflowError(str(error)) from None
     trainings = [job for job in waiting if job.rule.name == "train"]
