@@ -194,7 +194,6 @@ def _check_readable(run: FinishedRun) -> None:
     for file in example_files(run.folder):
         read_examples(file)
     read_epochs(run.folder, "exact")
-    read_threshold(run.folder)
     with reading(run.folder / PROVENANCE, "not written by `omniad train`; nothing was unpacked"):
         record(run, run.folder)
         spent([run])

@@ -113,10 +113,8 @@ def _receive(session: requests.Session, url: str, partial: Path, size: int, resu
     # Compression on the way would make a byte's position mean nothing.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with session.get(url, headers=headers, stream=True, timeout=(CONNECT_S, READ_S)) as response:
-        if (
-            response.status_code == 416 and have
-        ):  # either the file is complete, its size unknown, or this is another file
-            partial.unlink()
+        if response.status_code == 416 and have:
+            partial.unlink()  # all of the file, whose size is not known, or another file's part
             raise _Broken(f"has no more than the {have:,} bytes already here; starting over")
         start, total = _start_and_total(response, have)
         if size and total and total != size:

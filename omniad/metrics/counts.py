@@ -6,8 +6,8 @@ score. One pass puts each pixel in one of up to 2^22 bins of its score; only pix
 score are sorted, a part at a time. Nothing is approximated and no score is rounded. The thresholds of the published
 definition join the anomalous scores as rows, so both definitions read the same table.
 
-Extra memory: some 60 bytes for each anomalous pixel, and an eighth of the maps for the buffers, at most
-2^22 scores for each thread.
+Extra memory: some 60 bytes for each anomalous pixel, 16 more of them for each thread, and an eighth of the maps for the
+buffers, at most 2^22 scores a thread.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ def resolved_settings():
 try:
     settings = resolved_settings()
     read_claims(settings)  # a claim may name a row that a table lost: found now, not by the report after all trainings
-    check_paper(settings)
+    if not is_cluster_job():  # it reads config/ itself, which may have been edited since
+        check_paper(settings)
     for dataset in settings.datasets:
         expected_counts(settings.sources[dataset])  # `classes` may name a class that the table of counts lacks
 except UserError as error:
